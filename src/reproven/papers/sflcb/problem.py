@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,7 @@ class BilevelProblem:
         self.equality = equality
         self.x_box, self.y_box = x_box, y_box
         self.mu_g, self.l_f1, self.l_g1 = mu_g, l_f1, l_g1
+        self.members: list[BilevelProblem] | None = None
         self._slack_low = None if equality is None else like(np.where(equality, 0.0, -np.inf), rhs)
 
     @property
@@ -118,6 +119,11 @@ class BilevelProblem:
         if self.equality is None:
             return u.clip(min=0.0)
         return u.clip(like(np.where(self.equality, -np.inf, 0.0), u), None)
+
+    def each(self, *arrays: Array) -> Iterator[tuple[tuple[int, ...], BilevelProblem, tuple[Array, ...]]]:
+        """Yield (index, problem, rows) for every run of a batch: `members[s]` for arrays (S, P, d)."""
+        for index in np.ndindex(*arrays[0].shape[:-1]):
+            yield index, self if self.members is None else self.members[index[0]], tuple(a[index] for a in arrays)
 
     def violation(self, x: Array, y: Array) -> Array:
         """Return the largest violation of h(x, y) <= 0 (= 0 on equality rows), shape (...)."""

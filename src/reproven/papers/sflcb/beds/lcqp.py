@@ -115,7 +115,9 @@ def stack(problems: Sequence[LCQP]) -> LCQP:
     """Return S problems of equal sizes as one; x is then (S, P, dx), y (S, P, dy)."""
     matrices = {k: np.stack([getattr(p, k) for p in problems]) for k in ("Q", "C", "a", "b_x")}
     vectors = {k: np.stack([getattr(p, k) for p in problems])[:, None] for k in ("q", "y_t", "x_t", "rhs")}
-    return LCQP(
+    batch = LCQP(
         matrices["Q"], matrices["C"], vectors["q"], vectors["y_t"], vectors["x_t"], matrices["a"], matrices["b_x"],
         vectors["rhs"],
     )  # fmt: skip
+    batch.members = list(problems)
+    return batch

@@ -136,7 +136,9 @@ class SVM(BilevelProblem):
 
 def stack(splits: Sequence[Split], **keywords) -> SVM:
     """Return the S splits as one problem; x is then (S, P, n)."""
-    return SVM(Split(*(np.stack([getattr(s, k) for s in splits]) for k in ("train", "valid", "test"))), **keywords)
+    batch = SVM(Split(*(np.stack([getattr(s, k) for s in splits]) for k in ("train", "valid", "test"))), **keywords)
+    batch.members = [SVM(s, **keywords) for s in splits]
+    return batch
 
 
 def quadratic_features(features: np.ndarray) -> np.ndarray:

@@ -36,8 +36,9 @@ class Transport(BilevelProblem):
     p in [0, 1], subject to flow conservation (equality: net outflow of p^od is y at o, -y at d, else 0) and
     ``sum_od w p_ij <= x_ij``. Linear, so not strongly convex, in p.
 
-    x (n(n-1),) holds the links first and then the pairs without a link, which only cost (the published
-    arrays carry them; no flow can enter them, their time is 10^4). y is (K + K L,): y_od, then p by pair.
+    x (n^2,) holds the links first and then every other entry of the published n x n array, diagonal
+    included: they only cost, for no flow can enter them (their time is 10^4, or they leave no node). y is
+    (K + K L,): y_od, then p by pair.
     Rows: K n balances, then L capacities.
     Source: section 6.3, Appendix F and the published constants.
     """
@@ -48,7 +49,8 @@ class Transport(BilevelProblem):
         pairs = [(o, d) for o in range(n) for d in range(n) if o != d]
         links = [tuple(link) for link in network.links.tolist()]
         self.pairs = np.array(pairs)
-        self.columns = np.array(links + [p for p in pairs if p not in set(links)])
+        entries = [(i, j) for i in range(n) for j in range(n)]
+        self.columns = np.array(links + [entry for entry in entries if entry not in set(links)])
         self.K, self.L, self.n = len(pairs), len(links), n
         o, d = self.pairs.T
         self.m, self.t_ext, self.w = network.m[o, d], network.t_ext[o, d], network.w[o, d]
@@ -62,7 +64,7 @@ class Transport(BilevelProblem):
         self.ends[np.arange(self.K), d] = -1.0
         self._flow_cost = (self.w[:, None] * self.t).ravel()
         rows = self.K * n + self.L
-        b_x = np.zeros((rows, self.K))
+        b_x = np.zeros((rows, n * n))
         b_x[self.K * n + np.arange(self.L), np.arange(self.L)] = -1.0
         low = np.r_[np.full(self.K, y_low), np.zeros(self.K * self.L)]
         high = np.r_[np.full(self.K, 1 - y_low), np.ones(self.K * self.L)]
@@ -126,7 +128,7 @@ class Transport(BilevelProblem):
 
     def adjoint_x(self, pi: Array) -> Array:
         """Return B^T pi: minus the capacity entries, zero for pairs without a link."""
-        out = np.zeros((*pi.shape[:-1], self.K))
+        out = np.zeros((*pi.shape[:-1], self.n * self.n))
         out[..., : self.L] = -pi[..., self.K * self.n :]
         return out
 
@@ -149,12 +151,13 @@ class Transport(BilevelProblem):
 
     def imbalance(self, y: Array) -> Array:
         """Return the absolute balance residuals, shape (..., K, n)."""
-        h = self.residual(np.zeros((*y.shape[:-1], self.K)), y)
+        h = self.residual(np.zeros((*y.shape[:-1], self.n * self.n)), y)
         return np.abs(h[..., : self.K * self.n]).reshape(*y.shape[:-1], self.K, self.n)
 
     def sustained(self, x: np.ndarray, y_floor: float = 0.0) -> tuple[float, np.ndarray]:
-        """Return the true utility of capacities x, and the exact shares y_od (K,).
+        """Return the true utility of the link capacities x, and the exact shares y_od (K,).
 
+        Entries of x that are no link carry nothing and are left out of the cost.
         The lower level is solved as a conic program (exponential cones) by Clarabel; with ``y_floor = 0`` the
         shares may fall to zero, as on pairs that no capacity serves.
         """
@@ -165,7 +168,7 @@ class Transport(BilevelProblem):
         if program.status not in ("optimal", "optimal_inaccurate"):
             raise ValueError(f"lower level of the network is {program.status} at these capacities")
         share = np.asarray(variable.value)
-        return float(self.m @ share - self.c @ x), share
+        return float(self.m @ share - self.c[: self.L] @ x[: self.L]), share
 
     @cached_property
     def _conic(self):
