@@ -100,6 +100,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
 
 def _hydra(arguments: list[str]) -> int:
     import hydra
+    from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -111,12 +112,21 @@ def _hydra(arguments: list[str]) -> int:
     try:
         entry()
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(compose.explain(error)) from None
+        GlobalHydra.instance().clear()
+        with compose.hydra_ready(_config_dir(arguments)):
+            raise UserError(compose.explain(error)) from None
     finally:
         sys.argv = before
     if _outcome:
         raise _outcome.pop()
     return 0
+
+
+def _config_dir(arguments: Sequence[str]) -> str | None:
+    """Return the user's own folder of groups, which Hydra reads by itself, for our error messages."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--config-dir", "-cd")
+    return parser.parse_known_args(arguments)[0].config_dir
 
 
 _outcome: list[Exception] = []

@@ -20,7 +20,12 @@ from omegaconf.errors import OmegaConfBaseException
 from reproven.harness import paths
 from reproven.harness.errors import UserError, did_you_mean
 
+OmegaConf.register_new_resolver("reproven_results", lambda: str(paths.results()), replace=True)
+
 GROUPS = ("experiment", "method", "dataset", "hardware", "tier", "tracker")
+
+
+_own_folder: list[str] = []  # Hydra's override that adds a user's own folder of groups, if there is one
 
 
 @contextmanager
@@ -29,21 +34,22 @@ def hydra_ready(config_dir: str | None = None) -> Iterator[None]:
     if GlobalHydra.instance().is_initialized():
         yield
         return
+    _group.cache_clear()
+    available.cache_clear()
+    _own_folder.clear()
+    if config_dir is not None:
+        folder = Path(config_dir).expanduser().absolute()
+        if not folder.is_dir():
+            raise UserError(f"--config-dir {config_dir!r} is no folder; give one that holds method/ or dataset/")
+        _own_folder.append(f"hydra.searchpath=['file://{folder}']")
     with initialize_config_dir(version_base="1.3", config_dir=str(paths.conf()), job_name="reproven"):
-        if config_dir is not None:
-            folder = Path(config_dir).expanduser().absolute()
-            if not folder.is_dir():
-                raise UserError(f"--config-dir {config_dir!r} is no folder; give one that holds method/ or dataset/")
-            search = GlobalHydra.instance().config_loader().get_search_path()
-            search.append(provider="command-line", path=f"file://{folder}")
-        _group.cache_clear()
         yield
 
 
 def composed(overrides: Sequence[str]) -> DictConfig:
     """Compose the root configuration; UserError in one line for anything the user got wrong."""
     try:
-        cfg = compose("config", overrides=list(overrides))
+        cfg = compose("config", overrides=[*_own_folder, *overrides])
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error)) from None
     root = set(OmegaConf.load(paths.conf() / "config.yaml")) | set(GROUPS)
@@ -81,15 +87,18 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 @cache
 def available(group: str) -> tuple[str, ...]:
     """Return every name in a group, also in nested folders and on the user's own search path."""
-    loader = GlobalHydra.instance().config_loader() if GlobalHydra.instance().is_initialized() else None
-    if loader is None:
+    if not GlobalHydra.instance().is_initialized():
         with hydra_ready():
             return available.__wrapped__(group)
+    loader = GlobalHydra.instance().config_loader()
+
+    def options(prefix: str, kind: ObjectType) -> list[str]:
+        return loader.get_group_options(prefix, kind, config_name="config", overrides=_own_folder)
 
     def walk(prefix: str) -> Iterator[str]:
-        for name in loader.get_group_options(prefix, results_filter=ObjectType.CONFIG):
+        for name in options(prefix, ObjectType.CONFIG):
             yield f"{prefix}/{name}".removeprefix(f"{group}/")
-        for name in loader.get_group_options(prefix, results_filter=ObjectType.GROUP):
+        for name in options(prefix, ObjectType.GROUP):
             yield from walk(f"{prefix}/{name}")
 
     return tuple(sorted(walk(group)))
@@ -103,7 +112,7 @@ def entry(group: str, name: str) -> dict[str, Any]:
 @cache
 def _group(group: str, name: str) -> Mapping[str, Any]:
     try:
-        cfg = compose(f"{group}/{name}")
+        cfg = compose(f"{group}/{name}", overrides=_own_folder)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error)) from None
     node: Any = cfg

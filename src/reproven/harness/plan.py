@@ -109,7 +109,9 @@ def _run(node: Mapping[str, Any], point: Mapping[str, Any], batch: Mapping[str, 
 
     targets = [n["_target_"] for n in _targets([node["task"], *methods.values(), *datasets.values()])]
     hardware = node["hardware"]
-    seed = int(point.get("seed", node["seed"]))
+    seed = point.get("seed", node["seed"])
+    if not isinstance(seed, int) or seed < 0:
+        raise UserError(f"{name}: seed {seed!r} is no whole number from 0 up")
     identity = {
         "experiment": name,
         "task": node["task"],

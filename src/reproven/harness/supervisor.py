@@ -30,6 +30,8 @@ _context = multiprocessing.get_context("forkserver")
 
 def start_server() -> None:
     """Start the fork server that children come from; returns at once, it imports torch meanwhile."""
+    if multiprocessing.get_start_method(allow_none=True) not in multiprocessing.get_all_start_methods():
+        multiprocessing.set_start_method("forkserver", force=True)  # joblib's own is unknown to children
     _context.set_forkserver_preload(["torch", "reproven.harness.child", "reproven.harness.compose", "reproven.cli"])
     forkserver.ensure_running()
 
