@@ -6,32 +6,42 @@ import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from reproven.papers.sflcb.problem import Array, BilevelProblem
 
 Settings = Mapping[str, Any]
+# Preset name -> setting -> a number (held) or a list of numbers (tuned over). ``iterations`` is a number of steps.
+Presets = Mapping[str, Mapping[str, Any]]
 
 
-class Method(Protocol):
+class Method:
     """A bilevel method: a start, a step, and what one step costs.
 
-    `gradients` counts gradients of f or g in one step, `solves` calls of an exact solver or projection.
-    `grid` names the tuned settings and their values. States have fields `x` and `y`.
+    defaults: value of every setting. presets: settings for each problem and protocol, see `Presets`.
+    States have fields `x` and `y`.
     """
 
-    grid: Mapping[str, Sequence[float]]
+    def __init__(self, defaults: Settings, presets: Presets | None = None) -> None:
+        self.defaults, self.presets = dict(defaults), dict(presets or {})
 
     def cost(self, settings: Settings) -> tuple[int, int]:
-        """Return (gradient evaluations, exact solves) of one step."""
+        """Return (gradient evaluations of f or g, exact solves or projections) of one step."""
+        raise NotImplementedError
 
     def init(self, problem: BilevelProblem, x: Array, y: Array, settings: Settings) -> Any:
         """Return the state at (x, y)."""
+        raise NotImplementedError
 
     def step(self, problem: BilevelProblem, state: Any, k: int, settings: Settings) -> Any:
         """Return the state after step k = 0, 1, ..."""
+        raise NotImplementedError
+
+    def report(self, state: Any) -> Array:
+        """Return the lower iterate that the method reports."""
+        return state.y
 
 
 @dataclass(frozen=True)
@@ -57,21 +67,27 @@ def run(
     y: Array,
     settings: Settings,
     *,
-    gradients: int,
+    gradients: int | None = None,
     solves: int | None = None,
+    iterations: int | None = None,
     checkpoints: int = 40,
     first: int = 4,
 ) -> Trace:
-    """Run `method` until `gradients` evaluations or `solves` exact solves are spent.
+    """Run `method` until `gradients` evaluations, `solves` exact solves or `iterations` steps are spent.
 
     Args:
-        gradients, solves: the budget; whichever is spent first ends the run. solves = None means no limit.
+        settings: numbers, or columns (P, 1) for runs (..., P, d) side by side; ``iterations`` is ignored here.
+        gradients, solves, iterations: the budget; whichever is spent first ends the run. None means no limit.
         checkpoints: number of kept iterates, spaced geometrically from iteration `first`.
     """
     per_gradient, per_solve = method.cost(settings)
-    limits = [gradients // per_gradient] if per_gradient else []
+    limits = [] if iterations is None else [iterations]
+    if per_gradient and gradients is not None:
+        limits.append(gradients // per_gradient)
     if per_solve and solves is not None:
         limits.append(solves // per_solve)
+    if not limits:
+        raise ValueError("no budget: give gradients, solves or iterations")
     total = max(1, min(limits))
     marks = {0, total} | set(np.unique(np.geomspace(min(first, total), total, checkpoints).astype(int)).tolist())
     trace = Trace([], [], [], [], [], None)
@@ -81,7 +97,7 @@ def run(
         for k in range(total + 1):
             if k in marks:
                 trace.x.append(state.x)
-                trace.y.append(state.y)
+                trace.y.append(method.report(state))
                 trace.gradients.append(k * per_gradient)
                 trace.solves.append(k * per_solve)
                 trace.seconds.append(spent)
@@ -93,10 +109,17 @@ def run(
     return Trace(trace.x, trace.y, trace.gradients, trace.solves, trace.seconds, state)
 
 
-def candidates(grid: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:
-    """Return every combination of the grid as columns (P, 1), one entry a candidate."""
-    rows = list(itertools.product(*grid.values()))
-    return {name: np.array([row[i] for row in rows], float)[:, None] for i, name in enumerate(grid)}
+def preset(method: Method, name: str) -> Settings:
+    """Return the method's settings called `name`, its ``default`` ones, or none (its own defaults)."""
+    return method.presets.get(name, method.presets.get("default", {}))
+
+
+def candidates(settings: Settings) -> dict[str, Any]:
+    """Return every combination of the listed values as columns (P, 1), and the held values as they are."""
+    tuned = {name: value for name, value in settings.items() if isinstance(value, Sequence)}
+    rows = list(itertools.product(*tuned.values()))
+    columns = {name: np.array([row[i] for row in rows], float)[:, None] for i, name in enumerate(tuned)}
+    return {name: columns.get(name, value) for name, value in settings.items()}
 
 
 def tune(
@@ -104,22 +127,27 @@ def tune(
     problem: BilevelProblem,
     x: Array,
     y: Array,
-    score: Callable[[Array], np.ndarray],
+    settings: Settings,
+    score: Callable[[Array, Array], np.ndarray],
     *,
-    gradients: int,
+    gradients: int | None = None,
     solves: int | None = None,
 ) -> dict[str, float]:
-    """Return the grid's setting with the smallest median final score over the tuning problems.
+    """Return the combination of `settings` with the smallest median final score over the tuning problems.
 
-    Args: x, y (S, 1, d) starts on tuning problems, which no reported run uses; score (S, P, dx) -> (S, P),
-    lower is better, non-finite counts as worst. Every method is given the same budget and number of
-    candidates. Source: reconstructed.
+    Every method is given the same budget; the configurations list the same number of candidates for each.
+
+    Args: x, y (S, 1, d) starts on tuning problems, which no reported run uses; score takes x (S, P, dx) and
+    y (S, P, dy) to (S, P), lower is better, non-finite counts as worst. Source: reconstructed.
     """
-    settings = candidates(method.grid)
-    width = len(next(iter(settings.values())))
+    columns = candidates(settings)
+    arrays = [value for value in columns.values() if isinstance(value, np.ndarray)]
+    if not arrays:
+        return dict(columns)
+    width = len(arrays[0])
     x, y = np.repeat(x, width, axis=-2), np.repeat(y, width, axis=-2)
-    trace = run(method, problem, x, y, settings, gradients=gradients, solves=solves, checkpoints=2)
-    final = np.asarray(score(trace.x[-1]))
+    trace = run(method, problem, x, y, columns, gradients=gradients, solves=solves, checkpoints=2)
+    final = np.asarray(score(trace.x[-1], trace.y[-1]))
     final = np.where(np.isfinite(final), final, np.inf)
     best = int(np.argmin(np.median(final, axis=0)))
-    return {name: float(column[best, 0]) for name, column in settings.items()}
+    return {k: float(v[best, 0]) if isinstance(v, np.ndarray) else v for k, v in columns.items()}

@@ -62,7 +62,9 @@ class BilevelProblem:
         self.equality = equality
         self.x_box, self.y_box = x_box, y_box
         self.mu_g, self.l_f1, self.l_g1 = mu_g, l_f1, l_g1
-        self.members: list[BilevelProblem] | None = None
+        self.members: list[Any] | None = None
+        # Applied to multipliers after their step by SFLCB; only the published transport code needs one.
+        self.dual_map: Callable[[Array], Array] | None = None
         self._slack_low = None if equality is None else like(np.where(equality, 0.0, -np.inf), rhs)
 
     @property
@@ -120,7 +122,7 @@ class BilevelProblem:
             return u.clip(min=0.0)
         return u.clip(like(np.where(self.equality, -np.inf, 0.0), u), None)
 
-    def each(self, *arrays: Array) -> Iterator[tuple[tuple[int, ...], BilevelProblem, tuple[Array, ...]]]:
+    def each(self, *arrays: Array) -> Iterator[tuple[tuple[int, ...], Any, tuple[Array, ...]]]:
         """Yield (index, problem, rows) for every run of a batch: `members[s]` for arrays (S, P, d)."""
         for index in np.ndindex(*arrays[0].shape[:-1]):
             yield index, self if self.members is None else self.members[index[0]], tuple(a[index] for a in arrays)

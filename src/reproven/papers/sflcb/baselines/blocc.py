@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from reproven.papers.sflcb.driver import Settings
+from reproven.papers.sflcb.driver import Method, Presets, Settings
 from reproven.papers.sflcb.problem import Array, BilevelProblem
 
 
@@ -19,7 +18,7 @@ class BLOCCState(NamedTuple):
     mu_g: Array
 
 
-class BLOCC:
+class BLOCC(Method):
     """``x <- Proj_X{x - eta_x [f_x(x, y) + gamma (g_x(x, y) - g_x(x, z) + B^T (mu_f - mu_g))]}``.
 
     (y, mu_f) and (z, mu_g) come from `inner` dual steps, each after `primal` primal steps, on
@@ -37,13 +36,12 @@ class BLOCC:
         eta_y: float = 0.05,
         eta_z: float | None = None,
         eta_u: float = 0.5,
-        grid: Mapping[str, Sequence[float]] | None = None,
+        presets: Presets | None = None,
     ) -> None:
         if inner < 1 or primal < 1:
             raise ValueError(f"inner = {inner} and primal = {primal} must be at least 1")
         self.inner, self.primal = inner, primal
-        self.defaults = {"gamma": gamma, "eta_x": eta_x, "eta_y": eta_y, "eta_z": eta_z, "eta_u": eta_u}
-        self.grid = dict(grid or {})
+        super().__init__({"gamma": gamma, "eta_x": eta_x, "eta_y": eta_y, "eta_z": eta_z, "eta_u": eta_u}, presets)
 
     def cost(self, settings: Settings) -> tuple[int, int]:
         """Three gradients an inner primal step, three for x."""

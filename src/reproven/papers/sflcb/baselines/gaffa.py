@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from reproven.papers.sflcb.driver import Settings
+from reproven.papers.sflcb.driver import Method, Presets, Settings
 from reproven.papers.sflcb.problem import Array, BilevelProblem
 
 
@@ -18,7 +17,7 @@ class GAFFAState(NamedTuple):
     theta: Array
 
 
-class BiCGAFFA:
+class BiCGAFFA(Method):
     """Gradient steps on ``F/c + G``, G the doubly regularised gap of the lower level.
 
     ``theta -= eta [g_y(x, theta) + A^T z + (theta - y)/gamma1]``, ``lam = [z + gamma2 h(x, y)]_+``,
@@ -39,13 +38,12 @@ class BiCGAFFA:
         c0: float = 1.0,
         p: float = 0.3,
         radius: float = 10.0,
-        grid: Mapping[str, Sequence[float]] | None = None,
+        presets: Presets | None = None,
     ) -> None:
-        self.defaults = {
+        super().__init__({
             "alpha": alpha, "beta": beta, "eta": eta, "gamma1": gamma1, "gamma2": gamma2, "c0": c0, "p": p
-        }  # fmt: skip
+        }, presets)  # fmt: skip
         self.radius = radius
-        self.grid = dict(grid or {})
 
     def cost(self, settings: Settings) -> tuple[int, int]:
         """Three gradients."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.optimize as so
 
-from reproven.papers.sflcb.driver import Settings
+from reproven.papers.sflcb.driver import Method, Presets, Settings
 from reproven.papers.sflcb.exact import Infeasible, LowerSolution
 from reproven.papers.sflcb.problem import Array, BilevelProblem
 
@@ -46,14 +46,13 @@ def hypergradient(problem: Any, x: np.ndarray, answer: LowerSolution, active: np
     return f_x - g_yx.T @ solution[:n] - problem.b_x[rows].T @ solution[n:]
 
 
-class ImplicitGradient:
+class ImplicitGradient(Method):
     """``x -= eta_x / (1 + decay k) grad Phi(x)``, each gradient through one exact lower-level solve."""
 
     def __init__(
-        self, *, eta_x: float = 0.3, decay: float = 0.0, grid: Mapping[str, Sequence[float]] | None = None
+        self, *, eta_x: float = 0.3, decay: float = 0.0, presets: Presets | None = None
     ) -> None:
-        self.defaults = {"eta_x": eta_x, "decay": decay}
-        self.grid = dict(grid or {})
+        super().__init__({"eta_x": eta_x, "decay": decay}, presets)
 
     def cost(self, settings: Settings) -> tuple[int, int]:
         """One gradient of f and one exact solve."""
@@ -67,6 +66,11 @@ class ImplicitGradient:
         """Return the gradient at one x."""
         return hypergradient(problem, x, answer)
 
+    def respond(self, problem: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return gradient and exact response at one x; raises Infeasible where Y(x) is empty."""
+        answer = problem.lower(x)
+        return self.direction(problem, x, answer), answer.y
+
     def step(self, problem: BilevelProblem, s: ImplicitState, k: int, settings: Settings) -> ImplicitState:
         """Return the state after one gradient step; a run whose Y(x) is empty becomes NaN."""
         p: dict[str, Any] = {**self.defaults, **settings}
@@ -75,11 +79,9 @@ class ImplicitGradient:
             if not np.abs(x).max() < RUNAWAY:
                 continue
             try:
-                answer = member.lower(x)  # type: ignore[attr-defined]
+                gradient[index], y[index] = self.respond(member, x)
             except Infeasible:
                 continue
-            y[index] = answer.y
-            gradient[index] = self.direction(member, x, answer)
         return ImplicitState(problem.project_x(s.x - p["eta_x"] / (1 + p["decay"] * k) * gradient), y)
 
 
@@ -98,9 +100,9 @@ class GAM(ImplicitGradient):
         decay: float = 0.0,
         epsilon: float = 0.005,
         limit: int = 4,
-        grid: Mapping[str, Sequence[float]] | None = None,
+        presets: Presets | None = None,
     ) -> None:
-        super().__init__(eta_x=eta_x, decay=decay, grid=grid)
+        super().__init__(eta_x=eta_x, decay=decay, presets=presets)
         self.epsilon, self.limit = epsilon, limit
 
     def direction(self, problem: BilevelProblem, x: np.ndarray, answer: LowerSolution) -> np.ndarray:

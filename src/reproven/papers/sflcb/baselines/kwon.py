@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from reproven.papers.sflcb.driver import Settings
+from reproven.papers.sflcb.driver import Method, Presets, Settings
 from reproven.papers.sflcb.exact import ConvexQP
 from reproven.papers.sflcb.problem import Array, BilevelProblem
 
@@ -23,7 +22,7 @@ class KwonState(NamedTuple):
     z: Array
 
 
-class KwonPenalty:
+class KwonPenalty(Method):
     """``x -= eta_x [delta f_x(x, y) + g_x(x, y) - g_x(x, z)]``, y and z by projected gradients on Y = {A y <= b}.
 
     Every inner step projects y and z onto Y by an exact quadratic program. Needs B = 0.
@@ -36,11 +35,10 @@ class KwonPenalty:
         delta: float = 0.1,
         eta_x: float = 0.15,
         eta_y: float = 0.05,
-        grid: Mapping[str, Sequence[float]] | None = None,
+        presets: Presets | None = None,
     ) -> None:
         self.inner = inner
-        self.defaults = {"delta": delta, "eta_x": eta_x, "eta_y": eta_y}
-        self.grid = dict(grid or {})
+        super().__init__({"delta": delta, "eta_x": eta_x, "eta_y": eta_y}, presets)
 
     def cost(self, settings: Settings) -> tuple[int, int]:
         """Three gradients and two projections an inner step, and three gradients for x after more than one."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from reproven.papers.sflcb.driver import Settings
+from reproven.papers.sflcb.driver import Method, Presets, Settings
 from reproven.papers.sflcb.exact import ConvexQP
 from reproven.papers.sflcb.problem import Array, BilevelProblem
 
@@ -25,7 +24,7 @@ class LVHBAState(NamedTuple):
     zeta: Array
 
 
-class LVHBA:
+class LVHBA(Method):
     """One step on the saddle problem, one on (x, y) projected jointly onto {h <= 0}, one on zeta.
 
     ``theta -= eta [g_y(x, theta) + A^T lam + (theta - y)/gamma1]``,
@@ -46,13 +45,12 @@ class LVHBA:
         c0: float = 1.0,
         p: float = 0.3,
         radius: float = 1000.0,
-        grid: Mapping[str, Sequence[float]] | None = None,
+        presets: Presets | None = None,
     ) -> None:
-        self.defaults = {
+        super().__init__({
             "alpha": alpha, "beta": beta, "eta": eta, "gamma1": gamma1, "gamma2": gamma2, "c0": c0, "p": p
-        }  # fmt: skip
+        }, presets)  # fmt: skip
         self.radius = radius
-        self.grid = dict(grid or {})
 
     def cost(self, settings: Settings) -> tuple[int, int]:
         """Three gradients and one projection."""
@@ -97,9 +95,11 @@ def project_joint(problem: BilevelProblem, x: np.ndarray, y: np.ndarray) -> tupl
     return x, y
 
 
-def _project_one(problem: BilevelProblem, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _project_one(problem: Any, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if hasattr(problem, "project_joint"):
+        return problem.project_joint(x, y)
     if not hasattr(problem, "_joint"):
         joint = np.hstack([problem.b_x, problem.a])
-        problem._joint = ConvexQP(np.eye(joint.shape[1]), joint)  # type: ignore[attr-defined]
-    point = problem._joint.solve(np.r_[x, y], problem.rhs).y  # type: ignore[attr-defined]
+        problem._joint = ConvexQP(np.eye(joint.shape[1]), joint)
+    point = problem._joint.solve(np.r_[x, y], problem.rhs).y
     return point[: problem.dx], point[problem.dx :]

@@ -92,6 +92,32 @@ class SVM(BilevelProblem):
         """Return c raised just enough that y is feasible: max(c, 1 - l (z^T w + b))."""
         return np.maximum(x, x + self.residual(x, y))
 
+    def project_joint(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the nearest (c, w, b) that satisfies the constraints, by Newton's method on (w, b) alone.
+
+        c = max(c_0, 1 - l (z^T w + b)) is optimal given (w, b), which leaves a piecewise quadratic.
+        """
+        train, w = self.split.train, y.copy()
+        for _ in range(100):
+            excess = 1 - x - train @ w
+            gradient = w - y - np.maximum(excess, 0) @ train
+            if np.abs(gradient).max() < 1e-12 * (1 + np.abs(w).max()):
+                break
+            rows = train[excess > 0]
+            step = np.linalg.solve(np.eye(len(w)) + rows.T @ rows, -gradient)
+            length = 1.0
+            now = ((w - y) ** 2).sum() + (np.maximum(excess, 0) ** 2).sum()
+            while length > 1e-12:
+                trial = w + length * step
+                value = ((trial - y) ** 2).sum() + (np.maximum(1 - x - train @ trial, 0) ** 2).sum()
+                if value <= now + 1e-4 * length * 2 * (gradient @ step):
+                    break
+                length /= 2
+            else:
+                break
+            w = trial
+        return np.maximum(x, 1 - train @ w), w
+
     def phi(self, x: np.ndarray) -> float:
         """Return Phi(c), with the exact lower level."""
         return float(self._f(x, self.lower(x).y))

@@ -43,7 +43,9 @@ class Transport(BilevelProblem):
     Source: section 6.3, Appendix F and the published constants.
     """
 
-    def __init__(self, network: Network, *, x_low: float = 1e-3, y_low: float = 0.01) -> None:
+    def __init__(
+        self, network: Network, *, x_low: float = 1e-3, y_low: float = 0.01, published_duals: bool = False
+    ) -> None:
         self.network = network
         n = network.n
         pairs = [(o, d) for o in range(n) for d in range(n) if o != d]
@@ -73,6 +75,8 @@ class Transport(BilevelProblem):
             self._f, self._g, self.sparse.toarray(), b_x, np.zeros(rows), grad_f=self._grad_f,
             grad_g=self._grad_g, equality=np.arange(rows) < self.K * n, x_box=(x_low, np.inf), y_box=(low, high),
         )  # fmt: skip
+        if published_duals:
+            self.dual_map = published_reset(self)
 
     @cached_property
     def sparse(self) -> sp.csr_matrix:
