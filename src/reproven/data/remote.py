@@ -69,6 +69,7 @@ def _hub(entry: Card, folder: Path, tell: Progress) -> list[Path]:
             revision=entry.version,
             repo_type=entry.extras["repo_type"],
             local_dir=folder,
+            endpoint=os.environ.get("HF_ENDPOINT"),
         )
         paths.append(Path(path))
     return paths

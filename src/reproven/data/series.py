@@ -59,7 +59,8 @@ class AnomalySeries:
 def archive(name: str) -> TrainTest[SeriesSet]:
     """A set of the UCR/UEA archive by the name of its card, in its official training and test part.
 
-    Both parts are padded to the length of the longest series. Values are as published (most univariate sets are z-normalised series by series).
+    Both parts are padded to the length of the longest series. Values are as published (most univariate sets
+    are z-normalised series by series).
     """
     train, test = provider.locate_all(name)
     read = _ts_file if train.suffix == ".ts" else _text_file

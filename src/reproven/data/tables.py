@@ -62,6 +62,8 @@ def keel(name: str, drop_missing: bool = False) -> datasets.Dataset:
     path = provider.locate(f"keel_{name}")
     with path.open(newline="", encoding="latin-1") as file:
         rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
+    if len({len(row) for row in rows}) != 1:
+        raise ValueError(f"{path} is empty or its rows differ in length")
     complete = [row for row in rows if not any(cell in _MISSING for cell in row)]
     if len(complete) < len(rows) and not drop_missing:
         raise ValueError(
