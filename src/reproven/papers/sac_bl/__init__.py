@@ -11,7 +11,8 @@ What is supported:
 * p-values: `conformal_p`, `conformal_p_per_location`, `weighted_conformal_p`, `known_null_p`
 * the paper's rules: `bl`, `sbl` (`sbl_version1`, `sbl_inclusion`, `sbl_per_item`)
 * stronger, same guarantee: `sharp_bl`, `discrete_bl`, `closed_e_bh`; how much calibration: `k_min`, `best_gamma`
-* any dependence: `e_bh`, `u_e_bh`, `by`, `u_by`, `conformal_e`; e-values: `power_calibrator`,
+* any dependence: `e_bh`, `u_e_bh`, `by`, `u_by`, `conformal_e`,
+  `derandomised_conformal_e`; e-values: `power_calibrator`,
   `integral_calibrator`, `discrete_calibrator`, `conformal_e_values`, `on_e_values`
 * positive dependence (conformal p-values have it): `bh`, `storey_bh`
 * one item at a time: `lond`, `lord_plus_plus`, `saffron`, `addis`, `e_lond`
@@ -25,6 +26,7 @@ from reproven.papers.sac_bl.e_values import (
     closed_e_bh,
     conformal_e,
     conformal_e_values,
+    derandomised_conformal_e,
     discrete_calibrator,
     e_bh,
     integral_calibrator,
@@ -59,6 +61,7 @@ __all__ = [
     "conformal_p",
     "conformal_p_per_location",
     "decide",
+    "derandomised_conformal_e",
     "discrete_bl",
     "discrete_calibrator",
     "e_bh",

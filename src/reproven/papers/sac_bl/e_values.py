@@ -185,27 +185,37 @@ def _closed_size(descending: np.ndarray, alpha: float) -> int:
 
 
 def conformal_e(
+    *, calibration: np.ndarray, scores: np.ndarray, alpha: float = 0.05, alpha_bh: float | None = None
+) -> tuple[np.ndarray, Info]:
+    """e-BH on the conformal e-values of one split into training and calibration.
+
+    Args:
+        calibration, scores: as `conformal_e_values`.
+        alpha: FDR level in (0, 1).
+        alpha_bh: level of the threshold; None means alpha / 2, as the authors use for one-class scores.
+
+    Source: Bashari et al. 2302.07294.
+    """
+    return derandomised_conformal_e(calibration=calibration, scores=scores, alpha=alpha, alpha_bh=alpha_bh)
+
+
+def derandomised_conformal_e(
     *,
     calibration: np.ndarray,
     scores: np.ndarray,
+    splits: Sequence[tuple[np.ndarray, np.ndarray]] = (),
     alpha: float = 0.05,
     alpha_bh: float | None = None,
-    splits: Sequence[tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> tuple[np.ndarray, Info]:
-    """e-BH on conformal e-values, averaged over splits of the normal data into training and calibration.
+    """e-BH on conformal e-values averaged over splits of the normal data: takes away the luck of one split.
 
-    Args:
-        calibration, scores: of one split, as `conformal_e_values`.
-        alpha: FDR level. alpha_bh: level of the threshold; None means alpha / 2, as the authors use for one-class
-            scores.
-        splits: pairs (calibration, scores) of further splits, same test items in the same order; averaging takes
-            away the luck of one split.
-
+    Args: as `conformal_e`; splits: pairs (calibration, scores) of further splits, the same test items in the same
+        order.
     Source: Bashari et al. 2302.07294.
     """
     check_open_unit(alpha=alpha)
     level = alpha / 2 if alpha_bh is None else alpha_bh
-    pairs = [(calibration, scores), *(splits or ())]
+    pairs = [(calibration, scores), *splits]
     e = sum(conformal_e_values(c, s, alpha_bh=level) for c, s in pairs) / len(pairs)
     return e_bh(e, alpha=alpha)
 

@@ -15,22 +15,22 @@ class Evidence:
     """One batch of decisions; leading axes (...) are replicates.
 
     p: p-values, shape (..., n).
-    calibration: scores of held-out normal items, shape (..., k).
+    calibration: scores of held-out normal items, shape (..., k); None where the null is known.
     scores: scores of the items to decide on, shape (..., n).
-    k: size of the calibration set.
+    k: size of the calibration set, None where there is none.
     null: which items are normal, shape (..., n). Only oracle-like rules ask for it.
     splits: further (calibration, scores) pairs from other splits of the normal data, for averaging rules.
     """
 
     p: np.ndarray
-    calibration: np.ndarray
+    calibration: np.ndarray | None
     scores: np.ndarray
     null: np.ndarray
     splits: Sequence[tuple[np.ndarray, np.ndarray]] = ()
 
     @property
-    def k(self) -> int:
-        return self.calibration.shape[-1]
+    def k(self) -> int | None:
+        return None if self.calibration is None else self.calibration.shape[-1]
 
 
 def decide(rule: Callable[..., Any], evidence: Evidence, *, alpha: float, rng: np.random.Generator) -> np.ndarray:
