@@ -11,7 +11,6 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-
 # It has no settings of its own: how many runs go at a time is ``jobs=`` and the runs' own threads.
 ConfigStore.instance().store(
     group="hydra/launcher",
@@ -32,7 +31,9 @@ class IsolatedLauncher(Launcher):
         from reproven.harness.errors import UserError
 
         if not job_overrides:
-            raise UserError("the sweep expands to no job at all; name experiments, without glob(*) over folders")
+            raise UserError(
+                "the sweep expands to no job at all; name experiments, without glob(*) over folders"
+            )
         error: Exception | None = None
         counts: Any = None
         try:

@@ -10,7 +10,7 @@ import argparse
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from omegaconf import DictConfig
@@ -70,7 +70,7 @@ def _dispatch(arguments: list[str]) -> int:
     if first in COMMANDS:
         from reproven import commands
 
-        options = _parser(first).parse_args(arguments[1:])
+        options = _parser(first).parse_intermixed_args(arguments[1:])
         with compose.hydra_ready(options.config_dir):
             return commands.TABLE[first](options)
     if not first.startswith("-") and "=" not in first:
@@ -90,7 +90,9 @@ def _parser(command: str) -> argparse.ArgumentParser:
     named = "`list`, papers, experiments or cards" if command == "data" else "papers, experiments"
     help_text = f"{named}, and overrides such as tier=smoke hardware=cuda jobs=1"
     parser.add_argument("words", nargs="*", metavar="word", help=help_text)
-    parser.add_argument("--config-dir", help="a folder of your own with method/, dataset/ or experiment/ files")
+    parser.add_argument(
+        "--config-dir", help="a folder of your own with method/, dataset/ or experiment/ files"
+    )
     if command == "accept":
         parser.add_argument("--reason", required=True, help="why the values may move; kept beside them")
     if command in ("reproduce", "bench"):
@@ -150,13 +152,15 @@ def _task(_cfg: DictConfig) -> dict[str, int]:
 def run_all(jobs: Sequence[Sequence[str]]) -> Counter[str]:
     """Expand the overrides of each job, run all their runs isolated; RunsFailed when any ended badly."""
     runs: list[Run] = []
-    settings: dict[str, Any] = {}
+    settings: Mapping[str, Any] = {}
     for overrides in jobs:
-        cfg = compose.composed(overrides)
-        settings = {k: cfg[k] for k in ("results", "retry", "jobs")}
-        found = expand(overrides)
+        node, found = expand(overrides)
         if not found:
-            raise UserError(f"{cfg.name} has no budget for tier {cfg.tier.name!r}{did_you_mean(cfg.tier.name, cfg.budgets)}")
+            tier = node["tier"]["name"]
+            raise UserError(
+                f"{node['name']} has no budget for tier {tier!r}{did_you_mean(tier, node['budgets'])}"
+            )
+        settings = node
         runs += found
     store = Store(paths.results(settings["results"]))
     counts = execute(plan(runs, store, retry=settings["retry"]), store, jobs=settings["jobs"])

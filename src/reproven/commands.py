@@ -134,7 +134,9 @@ def data(options: argparse.Namespace) -> int:
             package = f"{row['package']} {row['version']}"
             size = f"{row['size_bytes'] / 1e6:.2f}"
             cached = "yes" if row["cached"] else "no"
-            table.add_row(row["name"], row["title"], row["licence"], package, size, row["sha256"][:12], cached)
+            table.add_row(
+                row["name"], row["title"], row["licence"], package, size, row["sha256"][:12], cached
+            )
         _print(table)
         return 0
     names = names[1:] if names[:1] in (["fetch"], ["verify"]) else names
@@ -169,14 +171,16 @@ def _planned(names: Sequence[str], overrides: Sequence[str]) -> tuple[list[Step]
     for name in names:
         chosen = [e for e in known if e == name or e.startswith(f"{name}/")]
         if not chosen:
-            raise UserError(f"no paper or experiment {name!r}{did_you_mean(name, [*_papers(bench=True), *known])}")
+            raise UserError(
+                f"no paper or experiment {name!r}{did_you_mean(name, [*_papers(bench=True), *known])}"
+            )
         for experiment in chosen:
-            runs += expand([f"experiment={experiment}", *overrides])
+            node, found = expand([f"experiment={experiment}", *overrides])
+            runs += found
     if not runs:
         raise UserError(f"{', '.join(names)} has nothing to run at this tier; choose another tier=")
-    cfg = compose.composed([f"experiment={known[0]}", *overrides])
-    store = Store(paths.results(cfg.results))
-    return plan(runs, store, retry=cfg.retry), store, cfg.jobs
+    store = Store(paths.results(node["results"]))
+    return plan(runs, store, retry=node["retry"]), store, node["jobs"]
 
 
 def _store(overrides: Sequence[str]) -> Store:

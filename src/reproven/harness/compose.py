@@ -13,8 +13,13 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from reproven.harness import paths
@@ -34,29 +39,43 @@ def hydra_ready(config_dir: str | None = None) -> Iterator[None]:
     if GlobalHydra.instance().is_initialized():
         yield
         return
+    _composed.cache_clear()
     _group.cache_clear()
     available.cache_clear()
     _own_folder.clear()
     if config_dir is not None:
         folder = Path(config_dir).expanduser().absolute()
         if not folder.is_dir():
-            raise UserError(f"--config-dir {config_dir!r} is no folder; give one that holds method/ or dataset/")
+            raise UserError(
+                f"--config-dir {config_dir!r} is no folder; give one that holds method/ or dataset/"
+            )
         _own_folder.append(f"hydra.searchpath=['file://{folder}']")
     with initialize_config_dir(version_base="1.3", config_dir=str(paths.conf()), job_name="reproven"):
         yield
 
 
-def composed(overrides: Sequence[str]) -> DictConfig:
-    """Compose the root configuration; UserError in one line for anything the user got wrong."""
+def composed(overrides: Sequence[str]) -> Mapping[str, Any]:
+    """Compose the root configuration as plain values; UserError in one line for anything the user got wrong.
+
+    The same overrides are composed once: a sweep over seeds or methods shares one composition.
+    """
+    return _composed(tuple(overrides))
+
+
+@cache
+def _composed(overrides: tuple[str, ...]) -> Mapping[str, Any]:
     try:
         cfg = compose("config", overrides=[*_own_folder, *overrides])
+        node: Mapping[str, Any] = plain(cfg)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error)) from None
     root = set(OmegaConf.load(paths.conf() / "config.yaml")) | set(GROUPS)
-    for key in cfg:
+    for key in node:
         if key not in root:
-            raise UserError(f"{cfg.get('name', 'configuration')}: unknown key {key!r}{did_you_mean(str(key), root)}")
-    return cfg
+            raise UserError(
+                f"{node.get('name', 'configuration')}: unknown key {key!r}{did_you_mean(str(key), root)}"
+            )
+    return node
 
 
 def explain(error: Exception) -> str:
@@ -104,15 +123,18 @@ def available(group: str) -> tuple[str, ...]:
     return tuple(sorted(walk(group)))
 
 
-def entry(group: str, name: str) -> dict[str, Any]:
-    """Return the plain node of one method or data set by its name; UserError with the nearest when unknown."""
-    return dict(_group(group, name))
+def entry(group: str, name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the plain node of one method or data set by its name; UserError with the nearest when unknown.
+
+    overrides: those of the command line that reach into it, such as ``method.alpha=0.1``.
+    """
+    return dict(_group(group, name, tuple(overrides)))
 
 
 @cache
-def _group(group: str, name: str) -> Mapping[str, Any]:
+def _group(group: str, name: str, overrides: tuple[str, ...]) -> Mapping[str, Any]:
     try:
-        cfg = compose(f"{group}/{name}", overrides=_own_folder)
+        cfg = compose(f"{group}/{name}", overrides=[*_own_folder, *overrides])
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error)) from None
     node: Any = cfg

@@ -25,11 +25,11 @@ BAD_STATES = ("failed", "killed", "out-of-memory", "timeout")
 ELSEWHERE_POLL_S = 0.5
 
 
-class RunsFailed(Exception):  # noqa: N818 - an outcome, told at the end of a sweep
+class RunsFailed(Exception):
     """Some runs did not end as `done` or `blocked`; the sweep went on. Exit status 1."""
 
 
-class Interrupted(Exception):  # noqa: N818 - an outcome
+class Interrupted(Exception):
     """The user or the system asked to stop; children are ended, the store resumes. Exit status 130."""
 
 
@@ -61,7 +61,9 @@ def raise_on_failure(counts: Counter[str]) -> None:
     bad = {s: n for s, n in counts.items() if s.removesuffix(" before") in BAD_STATES}
     if bad:
         words = ", ".join(f"{n} {state}" for state, n in sorted(bad.items()))
-        raise RunsFailed(f"{words}, of {sum(counts.values())} runs; `reproven status` says why, retry=true runs them again")
+        raise RunsFailed(
+            f"{words}, of {sum(counts.values())} runs; `reproven status` says why, retry=true runs them again"
+        )
 
 
 def available_cores(run: Run) -> int:
@@ -91,7 +93,9 @@ def _schedule(
             if stop.is_set():
                 waiting.clear()
             if not under_way:
-                time.sleep(0 if stop.is_set() else min(ELSEWHERE_POLL_S, max(0.0, not_before - time.monotonic())))
+                time.sleep(
+                    0 if stop.is_set() else min(ELSEWHERE_POLL_S, max(0.0, not_before - time.monotonic()))
+                )
                 continue
             finished, _ = wait(under_way, timeout=0.2, return_when=FIRST_COMPLETED)
             for future in finished:
@@ -181,7 +185,9 @@ class Reporter:
         if self.bars is not None:
             self.bars.update(self.totals[step.run.experiment], advance=1, note=f"about {eta} left in all")
         if self.bars is None or state != "done":
-            line = f"[{self.count}/{len(self.todo)}] {step.run.label}: {state} after {seconds:.1f} s; {eta} left"
+            line = (
+                f"[{self.count}/{len(self.todo)}] {step.run.label}: {state} after {seconds:.1f} s; {eta} left"
+            )
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _remaining(self) -> float | None:

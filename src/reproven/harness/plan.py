@@ -63,35 +63,49 @@ class Step:
     estimate_s: float | None
 
 
-def expand(overrides: Sequence[str]) -> list[Run]:
-    """Return the runs that the overrides of one composition mean.
+def expand(overrides: Sequence[str]) -> tuple[Mapping[str, Any], list[Run]]:
+    """Return the composition that the overrides mean, and its runs (none where it has no budget for the tier).
 
     The experiment's ``grid`` spans the runs; an explicit ``method=``, ``dataset=`` or ``seed=`` replaces that
     axis wherever the experiment holds it. UserError when nothing is left to run.
     """
-    cfg = compose.composed(overrides)
-    if "experiment" not in [o.key_or_group.lstrip("+") for o in compose.parse(overrides)]:
+    parsed = compose.parse(overrides)
+    if "experiment" not in [o.key_or_group.lstrip("+") for o in parsed]:
         known = ", ".join(compose.available("experiment"))
         raise UserError(f"no experiment was named; add experiment=<paper>/<name> (known: {known})")
-    node = compose.plain(cfg)
-    chosen = {o.key_or_group: o.value() for o in compose.parse(overrides) if o.key_or_group in NAMED_AXES}
+    chosen = {o.key_or_group: o.value() for o in parsed if o.key_or_group in NAMED_AXES}
+    inner: dict[str, list[str]] = {
+        g: [o.input_line for o in parsed if o.key_or_group.startswith(f"{g}.")] for g in ("method", "dataset")
+    }
+    apart = {text for texts in inner.values() for text in texts}
+    rest = [o.input_line for o in parsed if o.key_or_group not in NAMED_AXES and o.input_line not in apart]
+    node = compose.composed(rest)
     grid, batch = dict(node["grid"]), dict(node["batch"])
     for axis, value in chosen.items():
         if value is not None:
             (batch if axis in batch else grid)[axis] = [value]
     for axis, values in (*grid.items(), *batch.items()):
         if not isinstance(values, list) or not values:
-            raise UserError(f"{node['name']}: axis {axis!r} is {values!r}; give a list with at least one entry")
+            raise UserError(
+                f"{node['name']}: axis {axis!r} is {values!r}; give a list with at least one entry"
+            )
     tier = node["tier"]["name"]
     if tier not in node["budgets"]:
-        return []
-    runs = [_run(node, dict(zip(grid, point)), batch, tier) for point in itertools.product(*grid.values())]
+        return node, []
+    points = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
+    runs = [_run(node, point, batch, tier, inner) for point in points]
     if not runs:
         raise UserError(f"{node['name']} expands to no run at all; look at its grid")
-    return runs
+    return node, runs
 
 
-def _run(node: Mapping[str, Any], point: Mapping[str, Any], batch: Mapping[str, Any], tier: str) -> Run:
+def _run(
+    node: Mapping[str, Any],
+    point: Mapping[str, Any],
+    batch: Mapping[str, Any],
+    tier: str,
+    inner: Mapping[str, Sequence[str]],
+) -> Run:
     name = node["name"]
 
     def names(axis: str) -> list[str]:
@@ -99,8 +113,8 @@ def _run(node: Mapping[str, Any], point: Mapping[str, Any], batch: Mapping[str, 
             return list(batch[axis])
         return [point[axis]] if axis in point else []
 
-    methods = {n: compose.entry("method", n) for n in names("method")}
-    datasets = {n: compose.entry("dataset", n) for n in names("dataset")}
+    methods = {n: compose.entry("method", n, inner["method"]) for n in names("method")}
+    datasets = {n: compose.entry("dataset", n, inner["dataset"]) for n in names("dataset")}
     axes = {a: v for a, v in point.items() if a not in NAMED_AXES}
     held = {a: v for a, v in batch.items() if a not in ("method", "dataset")}
     budget = {**node["budgets"][tier], **node["budget"]}
@@ -166,7 +180,9 @@ def _check(
     for dataset, entry in datasets.items():
         unknown = sorted(set(entry) - {"cards", "loader"})
         if unknown:
-            raise UserError(f"dataset {dataset}: unknown key {unknown[0]!r}{did_you_mean(unknown[0], ['cards', 'loader'])}")
+            raise UserError(
+                f"dataset {dataset}: unknown key {unknown[0]!r}{did_you_mean(unknown[0], ['cards', 'loader'])}"
+            )
         if "loader" not in entry or "cards" not in entry:
             raise UserError(f"dataset {dataset} needs both cards: [...] and loader: {{_target_: ...}}")
         signatures.check(entry["loader"], f"dataset {dataset}")
@@ -227,7 +243,9 @@ def _durations(store: Store, papers: Iterable[str]) -> dict[tuple[str, str, str]
     for paper in papers:
         for status in store.statuses(paper):
             if status.state == "done" and status.seconds is not None:
-                seconds.setdefault((status.experiment, status.tier, status.hardware), []).append(status.seconds)
+                seconds.setdefault((status.experiment, status.tier, status.hardware), []).append(
+                    status.seconds
+                )
     return {key: statistics.median(values) for key, values in seconds.items()}
 
 

@@ -42,7 +42,10 @@ def source_digest(targets: Iterable[str]) -> str:
         if module.startswith("reproven.papers."):
             slug = module.split(".")[2]
             folder = paths.PACKAGE / "papers" / slug
-            names = {p.relative_to(folder).with_suffix("").as_posix().replace("/", ".") for p in folder.rglob("*.py")}
+            names = {
+                p.relative_to(folder).with_suffix("").as_posix().replace("/", ".")
+                for p in folder.rglob("*.py")
+            }
             modules |= {f"reproven.papers.{slug}.{n}" for n in names if n not in READERS}
         modules.add(module)
     modules = {m for m in modules if module_path(m.removesuffix(".__init__")) is not None}
@@ -111,7 +114,17 @@ def torch_version() -> str:
 @cache
 def environment() -> dict[str, Any]:
     """Return the machine, the versions and the state of the source, gathered once a process."""
-    names = ("torch", "torchvision", "numpy", "scipy", "pandas", "scikit-learn", "hydra-core", "omegaconf", "datasets")
+    names = (
+        "torch",
+        "torchvision",
+        "numpy",
+        "scipy",
+        "pandas",
+        "scikit-learn",
+        "hydra-core",
+        "omegaconf",
+        "datasets",
+    )
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -134,7 +147,11 @@ def git_state() -> dict[str, str | None]:
         untracked = _git("ls-files", "--others", "--exclude-standard", "--", "src", "conf", "experiments")
     except (OSError, subprocess.CalledProcessError):
         return {"sha": None, "dirty": None}
-    dirty = hashlib.sha256((difference + untracked).encode()).hexdigest()[:16] if difference or untracked else None
+    dirty = (
+        hashlib.sha256((difference + untracked).encode()).hexdigest()[:16]
+        if difference or untracked
+        else None
+    )
     return {"sha": sha, "dirty": dirty}
 
 

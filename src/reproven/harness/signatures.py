@@ -50,7 +50,9 @@ def signature(target: str) -> Signature:
     return found or _from_import(target)
 
 
-def check(node: Mapping[str, Any], where: str, extra: Mapping[str, Any] | None = None, given: int = 0) -> None:
+def check(
+    node: Mapping[str, Any], where: str, extra: Mapping[str, Any] | None = None, given: int = 0
+) -> None:
     """Check a configuration node with ``_target_`` against the callable it names.
 
     extra: further keywords that the caller adds; given: leading positional arguments that the caller supplies.
@@ -65,7 +67,9 @@ def check(node: Mapping[str, Any], where: str, extra: Mapping[str, Any] | None =
             raise UserError(f"{where}: {target} takes no keyword {key!r}{did_you_mean(key, names)}")
     doubled = {k for k in keys if keys.count(k) > 1}
     if doubled:
-        raise UserError(f"{where}: {sorted(doubled)[0]!r} is given twice; keep one of task, budget, grid, batch")
+        raise UserError(
+            f"{where}: {sorted(doubled)[0]!r} is given twice; keep one of task, budget, grid, batch"
+        )
     if not node.get("_partial_"):
         missing = [n for n in names if n in found.required and n not in keys]
         if missing:
@@ -101,7 +105,9 @@ def _from_tree(node: ast.FunctionDef | ast.ClassDef) -> Signature | None:
     if "dataclass" in decorators and not node.bases:
         fields = [n for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
         names = tuple(n.target.id for n in fields if isinstance(n.target, ast.Name))
-        required = frozenset(n.target.id for n in fields if n.value is None and isinstance(n.target, ast.Name))
+        required = frozenset(
+            n.target.id for n in fields if n.value is None and isinstance(n.target, ast.Name)
+        )
         return Signature(names, required, open=False)
     for item in node.body:
         if isinstance(item, ast.FunctionDef) and item.name == "__init__":
@@ -136,4 +142,6 @@ def _from_import(target: str) -> Signature:
 
 def _names(module: str) -> list[ast.FunctionDef | ast.ClassDef]:
     path = module_path(module)
-    return [] if path is None else [n for n in _tree(path).body if isinstance(n, ast.FunctionDef | ast.ClassDef)]
+    return (
+        [] if path is None else [n for n in _tree(path).body if isinstance(n, ast.FunctionDef | ast.ClassDef)]
+    )

@@ -164,7 +164,9 @@ class Store:
             raise UserError(f"{path} is damaged or was changed by hand; delete its folder and run again")
         result: Result = json.loads(text)
         if result["schema"] != SCHEMA:
-            raise UserError(f"{path} has schema {result['schema']}, this version reads {SCHEMA}; run it again")
+            raise UserError(
+                f"{path} has schema {result['schema']}, this version reads {SCHEMA}; run it again"
+            )
         return result
 
     def _held(self, paper: str, run_id: str) -> bool:
@@ -204,7 +206,19 @@ def frame(results: Iterable[Result]) -> pd.DataFrame:
             values = [float(v) for v in series["values"]]
             named = {"metric": series["metric"], "value": values, "unit": series["unit"]}
             parts.append(pd.DataFrame({**columns, **named, "direction": series["direction"]}))
-    first = ["run", "experiment", "paper", "tier", "hardware", "method", "dataset", "seed", "metric", "value", "unit"]
+    first = [
+        "run",
+        "experiment",
+        "paper",
+        "tier",
+        "hardware",
+        "method",
+        "dataset",
+        "seed",
+        "metric",
+        "value",
+        "unit",
+    ]
     if not parts:
         return pd.DataFrame(columns=[*first, "direction"])
     data = pd.concat(parts, ignore_index=True, sort=False)

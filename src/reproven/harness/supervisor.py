@@ -32,7 +32,9 @@ def start_server() -> None:
     """Start the fork server that children come from; returns at once, it imports torch meanwhile."""
     if multiprocessing.get_start_method(allow_none=True) not in multiprocessing.get_all_start_methods():
         multiprocessing.set_start_method("forkserver", force=True)  # joblib's own is unknown to children
-    _context.set_forkserver_preload(["torch", "reproven.harness.child", "reproven.harness.compose", "reproven.cli"])
+    _context.set_forkserver_preload(
+        ["torch", "reproven.harness.child", "reproven.harness.compose", "reproven.cli"]
+    )
     forkserver.ensure_running()
 
 
@@ -136,7 +138,10 @@ class _Outcome:
 
     def __init__(self) -> None:
         self.state = "killed"
-        self.failure: dict[str, str] | None = {"kind": "killed", "message": "the process ended without a word"}
+        self.failure: dict[str, str] | None = {
+            "kind": "killed",
+            "message": "the process ended without a word",
+        }
         self.measurements: list[dict[str, Any]] = []
         self.peak = 0
 
@@ -172,7 +177,9 @@ def _watch(
             if stop.is_set():
                 outcome.fail("interrupted", "interrupted", "ended on request; run again to resume")
             elif time.monotonic() > deadline:
-                outcome.fail("timeout", "timeout", f"longer than {run.time_limit_s:g} s; raise tier.time_limit_s")
+                outcome.fail(
+                    "timeout", "timeout", f"longer than {run.time_limit_s:g} s; raise tier.time_limit_s"
+                )
             elif memory > limit:
                 used = f"{memory / 2**30:.1f} GiB of {limit / 2**30:.1f} GiB"
                 outcome.fail("out-of-memory", "memory", f"resident memory {used}; raise hardware.memory_gb")
@@ -185,7 +192,10 @@ def _watch(
 
 
 def _receive(
-    process: BaseProcess, receiver: Connection, outcome: _Outcome, on_progress: Callable[[float, str], None] | None
+    process: BaseProcess,
+    receiver: Connection,
+    outcome: _Outcome,
+    on_progress: Callable[[float, str], None] | None,
 ) -> bool:
     """Take one message, or notice that the child is gone; tell whether the run has ended."""
     try:
@@ -251,4 +261,3 @@ def _tail(path: Path, lines: int = 30) -> str:
     if not path.is_file():
         return ""
     return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
-
