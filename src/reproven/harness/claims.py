@@ -451,7 +451,6 @@ def _all(
     for label, rows in groups(data, per):
         ours = float(worst(rows["value"]))
         verdict = "holds" if holds(ours) else "violated"
-        prefix = f"{label}," if label else ""
         kept = per_seed(rows, label, lambda part: float(worst(part["value"])))
         decision = Decision(
             verdict, ours, ours, ours, len(rows), f"worst of {len(rows)}: {ours:.6g} against {bar}", kept
