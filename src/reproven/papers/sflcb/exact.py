@@ -50,53 +50,59 @@ class ConvexQP:
 
     def __init__(self, hessian: np.ndarray, a: np.ndarray) -> None:
         try:
-            self._low = np.linalg.cholesky(hessian)
+            low = np.linalg.cholesky(hessian)
         except np.linalg.LinAlgError:
             smallest = float(np.linalg.eigvalsh(hessian)[0])
             raise ValueError(
                 f"the lower level is not strongly convex: smallest eigenvalue {smallest:.3g} of its Hessian"
             ) from None
         self.a = a
-        self._g = -sla.solve_triangular(self._low, a.T, lower=True).T
+        self._inverse = np.linalg.inv(hessian)
+        self._spread = a @ self._inverse  # A H^{-1}: moves of A y a unit of c
+        self._gram = self._spread @ a.T  # A H^{-1} A^T, the Hessian of the dual
+        self._g = -sla.solve_triangular(low, a.T, lower=True).T
 
     def solve(self, c: np.ndarray, d: np.ndarray) -> LowerSolution:
         """Return the solution; raises `Infeasible`, naming the worst row and the smallest violation possible."""
-        centre = sla.solve_triangular(self._low, c, lower=True)
-        e = self.a @ sla.solve_triangular(self._low.T, centre) - d
-        if np.all(e <= 0):
-            y = sla.solve_triangular(self._low.T, centre)
-            return LowerSolution(y, np.zeros(len(d)), self.a @ y - d)
-        s, multipliers = least_distance(self._g, e)
-        if s is None:
-            violation, row = smallest_violation(self.a, d)
-            raise Infeasible(
-                f"Y(x) is empty: every y violates some row by at least {violation:.3g} (row {row} binds); "
-                "repair x so that B x + A y <= b has a solution"
-            )
-        y = sla.solve_triangular(self._low.T, s + centre)
+        excess = self._spread @ c - d
+        multipliers = np.zeros(len(d))
+        if excess.max() > 0:
+            found = least_distance(self._g, self._gram, excess)
+            if found is None:
+                violation, row = smallest_violation(self.a, d)
+                raise Infeasible(
+                    f"Y(x) is empty: every y violates some row by at least {violation:.3g} (row {row} binds); "
+                    "repair x so that B x + A y <= b has a solution"
+                )
+            multipliers = found
+        y = self._inverse @ (c - self.a.T @ multipliers)
         return LowerSolution(y, multipliers, self.a @ y - d)
 
 
-def least_distance(g: np.ndarray, e: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
-    """Return ``argmin |s|, G s >= e`` and its multipliers; s is None when no s satisfies the rows."""
-    scale = max(1.0, float(np.abs(e).max()))
+def least_distance(g: np.ndarray, gram: np.ndarray, e: np.ndarray) -> np.ndarray | None:
+    """Return the multipliers of ``argmin |s|, G s >= e`` (s = G^T multipliers), None when no s satisfies the rows.
+
+    Args: g (m, n), gram = G G^T (m, m), e (m,) with a positive entry.
+    """
+    scale = float(np.abs(e).max())
     stacked = np.vstack([g.T, e[None] / scale])
     target = np.zeros(len(stacked))
     target[-1] = 1.0
     weights, distance = so.nnls(stacked, target, maxiter=20 * len(e) + 200)
-    residual = stacked @ weights - target
-    if distance < 1e-9 or -residual[-1] < 1e-14:
-        return None, weights
-    # The factors restore the scale that was taken out of e; solving again on the support removes the
-    # cancellation in the last residual entry.
-    multipliers = scale * weights / -residual[-1]
+    last = 1.0 - float(stacked[-1] @ weights)
+    if distance < 1e-9 or last < 1e-14:
+        return None
+    # Solving again on the support removes the cancellation in `last`.
     support = np.flatnonzero(weights > 0)
-    block = g[support]
-    exact = np.linalg.lstsq(block @ block.T, e[support], rcond=None)[0]
-    if np.all(exact >= 0) and np.all(g @ (block.T @ exact) >= e - 1e-9 * scale):
-        multipliers = np.zeros(len(e))
-        multipliers[support] = exact
-    return g.T @ multipliers, multipliers
+    try:
+        exact = np.linalg.solve(gram[np.ix_(support, support)], e[support])
+    except np.linalg.LinAlgError:
+        return scale * weights / last
+    multipliers = np.zeros(len(e))
+    multipliers[support] = exact
+    if np.all(exact >= 0) and np.all(gram @ multipliers >= e - 1e-9 * scale):
+        return multipliers
+    return scale * weights / last
 
 
 def smallest_violation(a: np.ndarray, d: np.ndarray) -> tuple[float, int]:
