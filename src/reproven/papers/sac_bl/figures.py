@@ -145,7 +145,7 @@ def phase_diagram(data: pd.DataFrame) -> Figure:
                 table.columns, table.index, table.to_numpy(), cmap="Greys", vmin=0, vmax=1, shading="nearest"
             )
             beta = np.asarray(table.columns, dtype=float)
-            gamma = float((part["beta"] / (part["r"] - part["past"])).median())
+            gamma = float(part["gamma"].iloc[0])
             axis.plot(beta, beta, color="tab:orange", linestyle="--", linewidth=2, label="stated: r = beta")
             axis.plot(beta, beta / gamma, color="tab:blue", linewidth=2, label=f"r = beta / {gamma:.2g}")
             axis.set_ylim(0, 1)

@@ -104,7 +104,8 @@ def lambda_draws(
             rejected = reject.mean(axis=-1)
             ctx.record_many("rejected_share", rejected, unit="1", **coords)
             ctx.record_many("fdp", metrics.fdp(reject, null[replicate]), unit="1", direction="lower", **coords)
-        ctx.record_many(
-            "everything_probability", inclusion.min(axis=-1), unit="1", direction="lower", k=size,
-            replicate=np.arange(replicates),
-        )  # fmt: skip
+        # Rejections only grow as Lambda falls, so that the extreme draws span the range.
+        share = (inclusion[:, None, :] >= lam[[0, -1], None]).mean(axis=-1)
+        each = {"k": size, "replicate": np.arange(replicates)}
+        ctx.record_many("rejected_range", share[:, 0] - share[:, 1], unit="1", direction="lower", **each)
+        ctx.record_many("everything_probability", inclusion.min(axis=-1), unit="1", direction="lower", **each)
