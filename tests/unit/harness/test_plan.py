@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import TOYS
 
+from conftest import TOYS
 from reproven.harness import compose, plan
 from reproven.harness.errors import UserError
 from reproven.harness.provenance import digest, source_digest
