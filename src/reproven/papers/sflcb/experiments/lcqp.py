@@ -162,6 +162,10 @@ def _record(
         ctx.record_many("gap", best[k].ravel(), unit="1", direction="lower", **axes, step=k,
                         gradients=trace.gradients[k], solves=trace.solves[k], seconds=trace.seconds[k])  # fmt: skip
     ctx.record_many("best_gap", best[-1].ravel(), unit="1", direction="lower", **axes)
+    if width > 1 or starts > 1:
+        rest = {key: value for key, value in where.items() if key != "problem"}
+        lowest = best[-1].min(-1)
+        ctx.record_many("multistart_gap", lowest, unit="1", direction="lower", **rest, problem=range(width))
     costs = {"gradients": trace.gradients, "solves": trace.solves, "seconds": trace.seconds}
     for tolerance in tolerances:
         reached = best <= tolerance

@@ -26,7 +26,7 @@ def transport(
     ctx: Context,
     *,
     network: str,
-    protocol: Sequence[str],
+    protocol: str | Sequence[str],
     start: Sequence[int],
     checkpoints: int,
     delta: Sequence[float] | None = None,
@@ -37,9 +37,8 @@ def transport(
 
     Args:
         network: ``three`` or ``nine``.
-        protocol: ``published`` (published constants and multiplier map, floor y >= 0.01, old duals),
-            ``clipped`` (free run, but balances clipped at >= 0: the control) and ``corrected``
-            (free multipliers, y >= 1e-4); settings from the presets ``transport_<network>_<protocol>``.
+        protocol: ``published`` (published constants and multiplier map, floor y >= 0.01, old duals) and
+            ``corrected`` (free multipliers, y >= 1e-4); settings from the presets ``transport_<network>_<protocol>``.
         start: seeds of the published start x ~ 0.3 + 0.7 U (Mersenne twister, filled by columns).
         delta: replaces the preset's delta, one run each; iterations the preset's number, scale multiplies it.
     Records utility_path and true_path along the run; reported, sustained, truncated (shares < 0.02 and
@@ -47,7 +46,8 @@ def transport(
     served_true at the end, best_sustained over the checkpoints; on three nodes capacity, capacity_error and
     utility_error against the closed form.
     """
-    plans = [(p, m) for p in protocol for m in ctx.methods if f"transport_{network}_{p}" in ctx.methods[m].presets]
+    chosen_plans = [protocol] if isinstance(protocol, str) else protocol
+    plans = [(p, m) for p in chosen_plans for m in ctx.methods if f"transport_{network}_{p}" in ctx.methods[m].presets]
     for done, (plan, key) in enumerate(plans):
         method = ctx.methods[key]
         chosen = preset(method, f"transport_{network}_{plan}")
@@ -106,10 +106,7 @@ def sustained(problem: Transport, x: np.ndarray) -> float:
 def _problem(network: str, plan: str) -> Transport:
     if plan == "published":
         return Transport(NETWORKS[network](), published_duals=True)
-    problem = Transport(NETWORKS[network](), y_low=1e-4)
-    if plan == "clipped":
-        problem.dual_map = lambda u: np.maximum(u, 0.0)
-    return problem
+    return Transport(NETWORKS[network](), y_low=1e-4)
 
 
 def _starts(problem: Transport, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
