@@ -10,7 +10,9 @@ from reproven.papers.sflcb.problem import Array, BilevelProblem
 from reproven.papers.sflcb.sflcb import State, Steps, step
 
 
-def wrong_sign_of_v(problem: BilevelProblem, s: State, steps: Steps, *parameters: Any, **keywords: Any) -> State:
+def wrong_sign_of_v(
+    problem: BilevelProblem, s: State, steps: Steps, *parameters: Any, **keywords: Any
+) -> State:
     """Broken: v steps against ``h(x, z) - beta``, as if it were a maximised variable of K."""
     return step(problem, s, replace(steps, v=-steps.v), *parameters, **keywords)
 

@@ -89,7 +89,9 @@ def run(
     if not limits:
         raise ValueError("no budget: give gradients, solves or iterations")
     total = max(1, min(limits))
-    marks = {0, total} | set(np.unique(np.geomspace(min(first, total), total, checkpoints).astype(int)).tolist())
+    marks = {0, total} | set(
+        np.unique(np.geomspace(min(first, total), total, checkpoints).astype(int)).tolist()
+    )
     trace = Trace([], [], [], [], [], None)
     state = method.init(problem, x, y, settings)
     spent = 0.0

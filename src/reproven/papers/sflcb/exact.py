@@ -136,7 +136,9 @@ def conic_qp(
     )
     answer = solver.solve()
     status = str(answer.status)
-    word = {"Solved": "solved", "AlmostSolved": "solved", "PrimalInfeasible": "infeasible"}.get(status, status)
+    word = {"Solved": "solved", "AlmostSolved": "solved", "PrimalInfeasible": "infeasible"}.get(
+        status, status
+    )
     return np.asarray(answer.x), np.asarray(answer.z), float(answer.obj_val_dual), word
 
 
@@ -177,7 +179,9 @@ class KKTProgram:
         """Number of complementarity pairs."""
         return len(self.slack_rhs)
 
-    def relaxation(self, active: tuple[int, ...], inactive: tuple[int, ...]) -> tuple[float, np.ndarray | None]:
+    def relaxation(
+        self, active: tuple[int, ...], inactive: tuple[int, ...]
+    ) -> tuple[float, np.ndarray | None]:
         """Return bound and point with rows `active` held at s = 0, `inactive` at lambda = 0, others free.
 
         With both empty it is the relaxation that drops complementarity. Infeasible gives (inf, None).
@@ -196,7 +200,9 @@ class KKTProgram:
         return value + self.constant, w
 
 
-def certify(program: KKTProgram, phi, dx: int, *, tolerance: float = 1e-8, node_limit: int = 4000) -> Certificate:
+def certify(
+    program: KKTProgram, phi, dx: int, *, tolerance: float = 1e-8, node_limit: int = 4000
+) -> Certificate:
     """Return the global optimum by enumerating active sets, pruned by bounds (best first).
 
     Each node is a convex quadratic program; a row is branched into ``s_i = 0`` and ``lambda_i = 0``.

@@ -20,7 +20,9 @@ def _band(axis: Axes, table: pd.DataFrame, index: int, label: str) -> None:
     colour, line = STYLES[index % len(STYLES)]
     middle = table.median(axis=1)
     axis.plot(middle.index, middle, color=colour, linestyle=line, label=label, lw=1.4)
-    axis.fill_between(middle.index, table.quantile(0.25, axis=1), table.quantile(0.75, axis=1), color=colour, alpha=0.12)
+    axis.fill_between(
+        middle.index, table.quantile(0.25, axis=1), table.quantile(0.75, axis=1), color=colour, alpha=0.12
+    )
 
 
 def _table(rows: pd.DataFrame, x: str, samples: Sequence[str]) -> pd.DataFrame:
@@ -55,7 +57,9 @@ def gradient_bias(data: pd.DataFrame) -> Figure:
     axis.plot(table.index, table, color="0.75", lw=0.5)
     middle = table.median(axis=1)
     axis.plot(middle.index, middle, color="0.0", marker="o", ms=4, label="median of points")
-    axis.plot(middle.index, middle.iloc[0] * middle.index / middle.index[0], color="0.0", ls="--", label="slope 1")
+    axis.plot(
+        middle.index, middle.iloc[0] * middle.index / middle.index[0], color="0.0", ls="--", label="slope 1"
+    )
     axis.set(xscale="log", yscale="log", xlabel=r"penalty parameter $\delta$")
     axis.set_ylabel(r"$\|\nabla\Phi - \nabla\Phi_\delta\|$")
     axis.legend(frameon=False)
@@ -71,7 +75,13 @@ def potential(data: pd.DataFrame) -> Figure:
         for k, ((delta, rho), part) in enumerate(rows[rows["regime"] == regime].groupby(["delta", "rho"])):
             part = part.sort_values("step")
             colour, line = STYLES[k]
-            axis.plot(part["step"], part["value"], color=colour, ls=line, label=rf"$\delta$={delta:g}, $\rho$={rho:g}")
+            axis.plot(
+                part["step"],
+                part["value"],
+                color=colour,
+                ls=line,
+                label=rf"$\delta$={delta:g}, $\rho$={rho:g}",
+            )
         axis.set(xlabel="iteration", yscale="log", title=f"{regime} steps (one problem)")
     axes[0].set_ylabel("potential $V_t$")
     axes[0].legend(frameon=False, fontsize=8)
@@ -82,7 +92,9 @@ def potential(data: pd.DataFrame) -> Figure:
 def bias(data: pd.DataFrame) -> Figure:
     """Distance and Phi gap of the penalised minimiser against delta, on and off kinks."""
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.4))
-    for axis, metric, label in zip(axes, ("distance", "phi_gap"), (r"$\|x_\delta - x^*\|$", r"$\Phi(x_\delta) - \Phi^*$")):
+    for axis, metric, label in zip(
+        axes, ("distance", "phi_gap"), (r"$\|x_\delta - x^*\|$", r"$\Phi(x_\delta) - \Phi^*$")
+    ):
         for k, (kink, part) in enumerate(data[data["metric"] == metric].groupby("at_kink")):
             _band(axis, _table(part, "delta", ["problem"]), k, "x* at a kink" if kink else "x* off kinks")
         axis.set(xscale="log", yscale="log", xlabel=r"penalty parameter $\delta$", ylabel=label)
@@ -96,7 +108,11 @@ def convergence(data: pd.DataFrame) -> Figure:
     """Relative gap of the best iterate against gradient evaluations, exact solves and seconds."""
     rows = data[(data["metric"] == "gap") & (data["protocol"] == "tuned")]
     figure, axes = plt.subplots(1, 3, figsize=(11, 4), sharey=True)
-    labels = {"gradients": "gradient evaluations", "solves": "exact solves", "seconds": "seconds (whole batch)"}
+    labels = {
+        "gradients": "gradient evaluations",
+        "solves": "exact solves",
+        "seconds": "seconds (whole batch)",
+    }
     for axis, (x, label) in zip(axes, labels.items()):
         for k, (method, part) in enumerate(rows.groupby("method", sort=False)):
             if part[x].max() > 0:
@@ -123,10 +139,21 @@ def dimensions(data: pd.DataFrame) -> Figure:
             colour, line = STYLES[k]
             places = np.arange(len(sizes)) + 0.08 * (k - 2.5)
             axis.plot(places, middle, color=colour, ls=line, lw=1)
-            axis.scatter(places[solved], middle[solved], color=colour, marker=MARKERS[k], s=28, label=str(method))
-            axis.scatter(places[~solved], middle[~solved], facecolors="none", edgecolors=colour, marker=MARKERS[k], s=28)
+            axis.scatter(
+                places[solved], middle[solved], color=colour, marker=MARKERS[k], s=28, label=str(method)
+            )
+            axis.scatter(
+                places[~solved],
+                middle[~solved],
+                facecolors="none",
+                edgecolors=colour,
+                marker=MARKERS[k],
+                s=28,
+            )
         axis.set_xticks(range(len(sizes)), sizes)
-        axis.set(yscale="log", xlabel="dimensions dx-dy-dh", ylabel=f"{label} to a 1 % gap (median of problems)")
+        axis.set(
+            yscale="log", xlabel="dimensions dx-dy-dh", ylabel=f"{label} to a 1 % gap (median of problems)"
+        )
     axes[0].legend(frameon=False, fontsize=8)
     figure.suptitle("open marker: some problem did not reach 1 % within the budget", fontsize=9)
     figure.tight_layout()
@@ -141,12 +168,13 @@ def svm_reported_against_true(data: pd.DataFrame) -> Figure:
         for axis, plan in zip(line, plans):
             part = data[(data["dataset"] == name) & (data["protocol"] == plan)]
             methods = list(dict.fromkeys(part["method"].dropna()))
+            names = ("at the reported iterate", "at the exact response")
             for k, metric in enumerate(("accuracy", "true_accuracy")):
                 rows = part[part["metric"] == metric].groupby("method")["value"]
                 places = np.arange(len(methods)) + 0.2 * (k - 0.5)
                 spread = rows.std().reindex(methods)
                 axis.errorbar(rows.mean().reindex(methods), places, xerr=spread, fmt=MARKERS[k], ms=5, lw=1,
-                              color=str(0.55 * k), label=("at the reported iterate", "at the exact response")[k])  # fmt: skip
+                              color=str(0.55 * k), label=names[k])  # fmt: skip
             axis.set_yticks(range(len(methods)), methods)
             axis.invert_yaxis()
             axis.set_title(f"{name}, {plan}", fontsize=9)
@@ -163,7 +191,11 @@ def svm_value(data: pd.DataFrame) -> Figure:
     plans = list(dict.fromkeys(rows["protocol"]))
     columns = [(plan, x) for plan in plans for x in ("gradients", "seconds")]
     figure, axes = plt.subplots(
-        len(sets), len(columns), figsize=(3.1 * len(columns) + 1, 2.9 * len(sets) + 0.5), squeeze=False, sharey="row"
+        len(sets),
+        len(columns),
+        figsize=(3.1 * len(columns) + 1, 2.9 * len(sets) + 0.5),
+        squeeze=False,
+        sharey="row",
     )
     for line, name in zip(axes, sets):
         bound = data[(data["metric"] == "bound") & (data["dataset"] == name)]["value"].median()
@@ -232,7 +264,11 @@ def aipod(data: pd.DataFrame) -> Figure:
             table = _table(part, "step", ["problem", "start"]).clip(lower=1e-8)
             table.index = place.reindex(table.index)
             _band(axis, table, k, str(method))
-        axis.set(xscale="log", yscale="log", xlabel="gradient evaluations" if x == "gradients" else "seconds (all starts)")
+        axis.set(
+            xscale="log",
+            yscale="log",
+            xlabel="gradient evaluations" if x == "gradients" else "seconds (all starts)",
+        )
     axes[0].axhline(0.03, color="0.0", lw=0.7, ls=":")
     axes[0].set_ylabel(r"$\|\nabla\Phi(x)\|$ (median, quartiles)")
     axes[0].legend(frameon=False, fontsize=8)
@@ -244,7 +280,9 @@ def gaffa(data: pd.DataFrame) -> Figure:
     """Optimistic value over n on BiC-GAFFA's toy against gradient evaluations, for each n."""
     rows = data[data["metric"] == "phi_path"]
     sizes = sorted(rows["n"].unique())
-    figure, axes = plt.subplots(1, len(sizes), figsize=(3.2 * len(sizes) + 0.6, 3.5), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(sizes), figsize=(3.2 * len(sizes) + 0.6, 3.5), sharey=True, squeeze=False
+    )
     for axis, size in zip(axes[0], sizes):
         for k, (method, part) in enumerate(rows[rows["n"] == size].groupby("method", sort=False)):
             _band(axis, _table(part, "gradients", ["start"]).clip(lower=1e-14), k, str(method))

@@ -50,7 +50,9 @@ class BilevelProblem:
         l_g1: float | None = None,
     ) -> None:
         if a.shape[-2] != b_x.shape[-2]:
-            raise ValueError(f"A has {a.shape[-2]} rows and B has {b_x.shape[-2]}: both need one row a constraint")
+            raise ValueError(
+                f"A has {a.shape[-2]} rows and B has {b_x.shape[-2]}: both need one row a constraint"
+            )
         if rhs.shape[-1] != a.shape[-2]:
             raise ValueError(f"b has {rhs.shape[-1]} entries for {a.shape[-2]} constraint rows of A")
         if equality is not None and np.shape(equality) != (a.shape[-2],):
@@ -114,7 +116,11 @@ class BilevelProblem:
 
     def project_slack(self, alpha: Array) -> Array:
         """Return min(alpha, 0), and 0 on equality rows, which have no slack."""
-        return alpha.clip(max=0.0) if self._slack_low is None else alpha.clip(self._slack_low, self._slack_low * 0)
+        return (
+            alpha.clip(max=0.0)
+            if self._slack_low is None
+            else alpha.clip(self._slack_low, self._slack_low * 0)
+        )
 
     def project_dual(self, u: Array) -> Array:
         """Return the multipliers max(u, 0), left free on equality rows (for methods without slacks)."""
@@ -125,13 +131,19 @@ class BilevelProblem:
     def each(self, *arrays: Array) -> Iterator[tuple[tuple[int, ...], Any, tuple[Array, ...]]]:
         """Yield (index, problem, rows) for every run of a batch: `members[s]` for arrays (S, P, d)."""
         for index in np.ndindex(*arrays[0].shape[:-1]):
-            yield index, self if self.members is None else self.members[index[0]], tuple(a[index] for a in arrays)
+            yield (
+                index,
+                self if self.members is None else self.members[index[0]],
+                tuple(a[index] for a in arrays),
+            )
 
     def violation(self, x: Array, y: Array) -> Array:
         """Return the largest violation of h(x, y) <= 0 (= 0 on equality rows), shape (...)."""
         h = self.residual(x, y)
         signed = h if self.equality is None else where(self.equality, abs(h), h)
-        return signed.clip(min=0.0).max(-1) if isinstance(signed, np.ndarray) else signed.clip(min=0.0).amax(-1)
+        return (
+            signed.clip(min=0.0).max(-1) if isinstance(signed, np.ndarray) else signed.clip(min=0.0).amax(-1)
+        )
 
 
 def like(values: np.ndarray, other: Array) -> Array:

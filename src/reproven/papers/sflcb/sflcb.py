@@ -161,7 +161,7 @@ def sflcb(
     wanted = set(keep)
     kept, states = [], []
     diverged = np.full(tuple(state.x.shape[:-1]), -1, dtype=int)
-    safe, safe_score = state, None if score is None else np.asarray(score(state))
+    safe, safe_score = state, np.asarray(0.0 if score is None else score(state))
     if 0 in wanted:
         kept.append(0)
         states.append(state)
@@ -226,11 +226,13 @@ def check_shapes(problem: BilevelProblem, x: Array, y: Array) -> None:
     if y.shape[-1] != problem.dy:
         raise ValueError(f"y has {y.shape[-1]} entries, A has {problem.dy} columns")
     if x.shape[:-1] != y.shape[:-1]:
-        raise ValueError(f"x and y have batch shapes {tuple(x.shape[:-1])} and {tuple(y.shape[:-1])}: make them equal")
+        raise ValueError(
+            f"x and y have batch shapes {tuple(x.shape[:-1])} and {tuple(y.shape[:-1])}: make them equal"
+        )
 
 
 def rho_bound(problem: BilevelProblem, delta: Any) -> float | None:
-    """Return ``(mu_g - delta l_f1) / sigma_max(A)^2``, the smallest over the batch; None where constants are unknown."""
+    """Return ``(mu_g - delta l_f1) / sigma_max(A)^2``, smallest over the batch; None with unknown constants."""
     if problem.mu_g is None or problem.l_f1 is None:
         return None
     a = np.asarray(problem.a)
@@ -241,7 +243,9 @@ def rho_bound(problem: BilevelProblem, delta: Any) -> float | None:
 def _check_parameters(problem: BilevelProblem, delta: Any, rho1: Any, rho2: Any, steps: Steps) -> list[str]:
     lowest = {"delta": delta, **{f"eta_{k}": getattr(steps, k) for k in "xyzuv"}}
     for name, value in lowest.items():
-        if not float(np.min(np.asarray(value))) >= 0 or (name == "delta" and float(np.min(np.asarray(value))) == 0):
+        if not float(np.min(np.asarray(value))) >= 0 or (
+            name == "delta" and float(np.min(np.asarray(value))) == 0
+        ):
             raise ValueError(f"{name} = {float(np.min(np.asarray(value)))} must be positive")
     for name, value in (("rho1", rho1), ("rho2", rho2)):
         if not float(np.min(np.asarray(value))) >= 0:

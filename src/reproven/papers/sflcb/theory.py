@@ -57,13 +57,19 @@ def theory_steps(problem: LCQP, delta: float, rho: float) -> tuple[Steps, float]
     mu_z = modulus(1.0, 0.0, norm_a, delta, rho)
     if mu_y <= 0:
         bound = (1.0 - delta) / norm_a**2
-        raise ValueError(f"rho = {rho:g} must be below (mu_g - delta l_f1) / |A|^2 = {bound:.3g} for the proven steps")
+        raise ValueError(
+            f"rho = {rho:g} must be below (mu_g - delta l_f1) / |A|^2 = {bound:.3g} for the proven steps"
+        )
     l_k = float(np.abs(np.linalg.eigvalsh(hessian_primal(problem, delta, rho))).max())
     l_d = l_k + l_k * l_k / mu_y
     l_q = l_k + l_k * l_k / mu_z
     eta_y, eta_z = 1 / (4 * l_k), 2 / (l_k + 4 * l_d)
     eta_u, eta_v = (eta * mu**2 / (256 * norm_a**2) for eta, mu in ((eta_y, mu_y), (eta_z, mu_z)))
-    terms = (eta_y * mu_y**2 / (640 * l_k**2), eta_z * mu_z**2 / (640 * l_k**2), 2 / (l_k + 4 * l_d + 8 * l_q))
+    terms = (
+        eta_y * mu_y**2 / (640 * l_k**2),
+        eta_z * mu_z**2 / (640 * l_k**2),
+        2 / (l_k + 4 * l_d + 8 * l_q),
+    )
     return Steps(min(terms), eta_y, eta_z, eta_u, eta_v), mu_y
 
 

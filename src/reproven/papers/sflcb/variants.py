@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -51,7 +52,7 @@ def delta_continuation(
     ``eta_x`` is scaled by ``deltas[0] / delta`` so that the x-step on the unscaled objective stays the same;
     u, which belongs to ``delta f + g``, is carried over. Source: reconstructed.
     """
-    if any(b >= a for a, b in zip(deltas, deltas[1:])):
+    if any(b >= a for a, b in itertools.pairwise(deltas)):
         raise ValueError(f"deltas {list(deltas)} must fall strictly")
     result = None
     for delta in deltas:
@@ -106,7 +107,9 @@ def scale_rows(problem: BilevelProblem) -> BilevelProblem:
     """
     norms = (problem.a * problem.a).sum(-1) ** 0.5
     if not bool((norms > 0).all()):
-        raise ValueError(f"row {int(np.argmin(np.asarray(norms)))} of A is zero: it does not constrain y; drop it")
+        raise ValueError(
+            f"row {int(np.argmin(np.asarray(norms)))} of A is zero: it does not constrain y; drop it"
+        )
     scale = norms[..., None]
     row = scale.swapaxes(-1, -2) if problem.a.ndim > 2 else norms
     return BilevelProblem(

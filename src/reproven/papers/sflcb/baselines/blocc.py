@@ -41,7 +41,9 @@ class BLOCC(Method):
         if inner < 1 or primal < 1:
             raise ValueError(f"inner = {inner} and primal = {primal} must be at least 1")
         self.inner, self.primal = inner, primal
-        super().__init__({"gamma": gamma, "eta_x": eta_x, "eta_y": eta_y, "eta_z": eta_z, "eta_u": eta_u}, presets)
+        super().__init__(
+            {"gamma": gamma, "eta_x": eta_x, "eta_y": eta_y, "eta_z": eta_z, "eta_u": eta_u}, presets
+        )
 
     def cost(self, settings: Settings) -> tuple[int, int]:
         """Three gradients an inner primal step, three for x."""

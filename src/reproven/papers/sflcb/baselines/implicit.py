@@ -13,7 +13,6 @@ from reproven.papers.sflcb.driver import Method, Presets, Settings
 from reproven.papers.sflcb.exact import Infeasible, LowerSolution
 from reproven.papers.sflcb.problem import Array, BilevelProblem
 
-
 RUNAWAY = 1e8  # entries beyond it are a diverged run; its response is not solved for
 
 
@@ -24,7 +23,9 @@ class ImplicitState(NamedTuple):
     y: Array
 
 
-def hypergradient(problem: Any, x: np.ndarray, answer: LowerSolution, active: np.ndarray | None = None) -> np.ndarray:
+def hypergradient(
+    problem: Any, x: np.ndarray, answer: LowerSolution, active: np.ndarray | None = None
+) -> np.ndarray:
     """Return grad Phi(x) (dx,) through the KKT system of the active rows.
 
     With ``[g_yy A_S^T; A_S 0] [p; r] = [f_y; 0]``: ``grad Phi = f_x - g_yx^T p - B_S^T r``. Exact where the
@@ -49,9 +50,7 @@ def hypergradient(problem: Any, x: np.ndarray, answer: LowerSolution, active: np
 class ImplicitGradient(Method):
     """``x -= eta_x / (1 + decay k) grad Phi(x)``, each gradient through one exact lower-level solve."""
 
-    def __init__(
-        self, *, eta_x: float = 0.3, decay: float = 0.0, presets: Presets | None = None
-    ) -> None:
+    def __init__(self, *, eta_x: float = 0.3, decay: float = 0.0, presets: Presets | None = None) -> None:
         super().__init__({"eta_x": eta_x, "decay": decay}, presets)
 
     def cost(self, settings: Settings) -> tuple[int, int]:
@@ -130,5 +129,7 @@ def shortest(vectors: Sequence[np.ndarray]) -> np.ndarray:
     """
     columns = np.stack(vectors, axis=1)
     scale = max(float(np.abs(columns).max()), 1e-300)
-    weights, _ = so.nnls(np.vstack([columns / scale, np.ones((1, columns.shape[1]))]), np.r_[np.zeros(len(columns)), 1.0])
+    weights, _ = so.nnls(
+        np.vstack([columns / scale, np.ones((1, columns.shape[1]))]), np.r_[np.zeros(len(columns)), 1.0]
+    )
     return columns @ (weights / weights.sum())

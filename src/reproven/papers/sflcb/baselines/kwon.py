@@ -10,7 +10,6 @@ from reproven.papers.sflcb.driver import Method, Presets, Settings
 from reproven.papers.sflcb.exact import ConvexQP
 from reproven.papers.sflcb.problem import Array, BilevelProblem
 
-
 RUNAWAY = 1e8  # entries beyond it are a diverged run, left as it is
 
 
@@ -47,7 +46,9 @@ class KwonPenalty(Method):
     def init(self, problem: BilevelProblem, x: Array, y: Array, settings: Settings) -> KwonState:
         """Return the start; raises ValueError when B is not zero."""
         if np.abs(np.asarray(problem.b_x)).max() > 0:
-            raise ValueError("the penalty method of Kwon et al. needs B = 0: its projection set must not depend on x")
+            raise ValueError(
+                "the penalty method of Kwon et al. needs B = 0: its projection set must not depend on x"
+            )
         return KwonState(x, y, y)
 
     def step(self, problem: BilevelProblem, s: KwonState, k: int, settings: Settings) -> KwonState:
@@ -69,6 +70,6 @@ def project_lower(problem: BilevelProblem, y: np.ndarray) -> np.ndarray:
     for index, member, (row,) in problem.each(y):
         if np.abs(row).max() < RUNAWAY and (member.a @ row - member.rhs).max() > 0:
             if not hasattr(member, "_set"):
-                member._set = ConvexQP(np.eye(member.dy), member.a)  # type: ignore[attr-defined]
-            y[index] = member._set.solve(row, member.rhs).y  # type: ignore[attr-defined]
+                member._set = ConvexQP(np.eye(member.dy), member.a)
+            y[index] = member._set.solve(row, member.rhs).y
     return y

@@ -10,7 +10,6 @@ from reproven.papers.sflcb.driver import Method, Presets, Settings
 from reproven.papers.sflcb.exact import ConvexQP
 from reproven.papers.sflcb.problem import Array, BilevelProblem
 
-
 RUNAWAY = 1e8  # entries beyond it are a diverged run, left as it is
 
 

@@ -35,6 +35,8 @@ def layer_hypergradient(problem: Any, x: np.ndarray) -> tuple[np.ndarray, np.nda
     c = as_tensor(problem.C) @ point + as_tensor(problem.q)
     d = as_tensor(problem.rhs) - as_tensor(problem.b_x) @ point
     (y,) = problem._layer(c, d, solver_args={"eps": 1e-9})
-    value = 0.5 * ((y - as_tensor(problem.y_t)) ** 2).sum() + 0.05 * ((point - as_tensor(problem.x_t)) ** 2).sum()
+    value = (
+        0.5 * ((y - as_tensor(problem.y_t)) ** 2).sum() + 0.05 * ((point - as_tensor(problem.x_t)) ** 2).sum()
+    )
     (gradient,) = torch.autograd.grad(value, point)
     return gradient.numpy(), y.detach().numpy()

@@ -23,9 +23,13 @@ class LCQP(BilevelProblem):
     Source: reconstructed test bed; it satisfies every assumption of the coupled case.
     """
 
-    def __init__(self, Q: Array, C: Array, q: Array, y_t: Array, x_t: Array, A: Array, B: Array, b: Array) -> None:
+    def __init__(
+        self, Q: Array, C: Array, q: Array, y_t: Array, x_t: Array, A: Array, B: Array, b: Array
+    ) -> None:
         self.Q, self.C, self.q, self.y_t, self.x_t = Q, C, q, y_t, x_t
-        super().__init__(self._f, self._g, A, B, b, grad_f=self._grad_f, grad_g=self._grad_g, mu_g=1.0, l_f1=1.0)
+        super().__init__(
+            self._f, self._g, A, B, b, grad_f=self._grad_f, grad_g=self._grad_g, mu_g=1.0, l_f1=1.0
+        )
 
     def _f(self, x: Array, y: Array) -> Array:
         return 0.5 * ((y - self.y_t) ** 2).sum(-1) + X_WEIGHT / 2 * ((x - self.x_t) ** 2).sum(-1)

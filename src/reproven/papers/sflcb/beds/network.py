@@ -57,7 +57,12 @@ def _flows(problem: Transport, hop: np.ndarray, share: np.ndarray) -> np.ndarray
 
 
 def search(
-    problem: Transport, generator: np.random.Generator, *, restarts: int = 8, rounds: int = 400, width: int = 128
+    problem: Transport,
+    generator: np.random.Generator,
+    *,
+    restarts: int = 8,
+    rounds: int = 400,
+    width: int = 128,
 ) -> tuple[float, np.ndarray]:
     """Return the best true utility found and its capacities (L,), by random local search over prices.
 
@@ -71,7 +76,9 @@ def search(
             moves = np.repeat(prices[None], width, axis=0)
             chosen = generator.random(moves.shape) < generator.choice([0.03, 0.1], size=(width, 1))
             scale = generator.choice([0.02, 0.2, 2.0], size=(width, 1))
-            moves = np.where(chosen, np.maximum(moves + scale * generator.standard_normal(moves.shape), 0), moves)
+            moves = np.where(
+                chosen, np.maximum(moves + scale * generator.standard_normal(moves.shape), 0), moves
+            )
             flipped = generator.random(moves.shape) < 0.03
             moves = np.where(flipped, np.where(generator.random(moves.shape) < 0.5, UNBUILT, 0.0), moves)
             values = priced(problem, np.minimum(moves, UNBUILT))[0]

@@ -55,10 +55,8 @@ class SVM(BilevelProblem):
     def _grad_f(self, x: Array, y: Array) -> tuple[Array, Array]:
         valid = self.split.valid
         margin = y @ valid.swapaxes(-1, -2)
-        if self.loss == "exp":
-            slope = np.exp(1 - margin)
-        else:
-            slope = np.exp(-np.logaddexp(0, margin)) / valid.shape[-2]
+        # d/dm of exp(1 - m), or of the mean of log(1 + exp(-m)), without the sign.
+        slope = np.exp(1 - margin) if self.loss == "exp" else _sigmoid(-margin) / valid.shape[-2]
         return self.weight * x, -(slope @ valid)
 
     def _grad_g(self, x: Array, y: Array) -> tuple[Array, Array]:
@@ -160,9 +158,15 @@ class SVM(BilevelProblem):
         return value(y), np.maximum(1 - train @ y, 0)
 
 
+def _sigmoid(v: Array) -> Array:
+    return np.exp(-np.logaddexp(0, -v))
+
+
 def stack(splits: Sequence[Split], **keywords) -> SVM:
     """Return the S splits as one problem; x is then (S, P, n)."""
-    batch = SVM(Split(*(np.stack([getattr(s, k) for s in splits]) for k in ("train", "valid", "test"))), **keywords)
+    batch = SVM(
+        Split(*(np.stack([getattr(s, k) for s in splits]) for k in ("train", "valid", "test"))), **keywords
+    )
     batch.members = [SVM(s, **keywords) for s in splits]
     return batch
 
@@ -174,7 +178,9 @@ def quadratic_features(features: np.ndarray) -> np.ndarray:
     """
     low, high = features.min(0), features.max(0)
     if np.any(high == low):
-        raise ValueError(f"feature {int(np.argmax(high == low))} is constant: drop it before scaling to [-1, 1]")
+        raise ValueError(
+            f"feature {int(np.argmax(high == low))} is constant: drop it before scaling to [-1, 1]"
+        )
     z = 2 * (features - low) / (high - low) - 1
     i, j = np.triu_indices(z.shape[1], 1)
     return np.hstack([np.ones((len(z), 1)), z, z * z, z[:, i] * z[:, j]])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from reproven.harness.context import Context
@@ -9,7 +11,9 @@ from reproven.papers.sflcb.beds.equality import AiPODToy, GAFFAToy
 from reproven.papers.sflcb.driver import preset, run
 
 
-def aipod(ctx: Context, *, rows: int, n: int, problems: int, starts: int, gradients: int, checkpoints: int = 20) -> None:
+def aipod(
+    ctx: Context, *, rows: int, n: int, problems: int, starts: int, gradients: int, checkpoints: int = 20
+) -> None:
     """Run every method on AiPOD's toy; score by |grad Phi| with the closed-form response.
 
     Method presets: ``aipod_toy``. Records stationarity along the run and at the end, phi, violation.
@@ -21,7 +25,7 @@ def aipod(ctx: Context, *, rows: int, n: int, problems: int, starts: int, gradie
             ctx.progress(i / problems, name)
             settings = preset(method, "aipod_toy")
             trace = run(method, problem, x, x * 0, settings, gradients=gradients, checkpoints=checkpoints)
-            where = {"method": name, "problem": i, "start": range(starts)}
+            where: dict[str, Any] = {"method": name, "problem": i, "start": range(starts)}
             for k, point in enumerate(trace.x):
                 size = np.linalg.norm(problem.phi_gradient(point), axis=-1)
                 at = {"step": k, "gradients": trace.gradients[k], "seconds": trace.seconds[k]}
@@ -46,10 +50,12 @@ def gaffa(ctx: Context, *, n: list[int], gradients: int, starts: int, checkpoint
             ctx.progress(n.index(size) / len(n), f"{name} n = {size}")
             settings = preset(method, "gaffa_toy")
             trace = run(method, problem, x, y, settings, gradients=gradients, checkpoints=checkpoints)
-            where = {"method": name, "n": size, "start": range(starts)}
+            where: dict[str, Any] = {"method": name, "n": size, "start": range(starts)}
             for k, point in enumerate(trace.x):
                 at = {"step": k, "gradients": trace.gradients[k], "seconds": trace.seconds[k]}
-                ctx.record_many("phi_path", problem.phi(point) / size, unit="1", direction="lower", **where, **at)
+                ctx.record_many(
+                    "phi_path", problem.phi(point) / size, unit="1", direction="lower", **where, **at
+                )
             error = np.abs(trace.x[-1] - 1).max(-1)
             ctx.record_many("x_error", error, unit="1", direction="lower", **where)
             wrong = np.abs(trace.y[-1] - np.repeat([2.0, -3.0], size)).max(-1)
@@ -58,4 +64,3 @@ def gaffa(ctx: Context, *, n: list[int], gradients: int, starts: int, checkpoint
                 # The row was divided by sqrt(n), so its multiplier is sqrt(n) times that of the plain row.
                 scaled = trace.state.v[..., 0] / np.sqrt(size)
                 ctx.record_many("multiplier_error", np.abs(scaled + 1), unit="1", direction="lower", **where)
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -41,11 +42,18 @@ def cost(
     ])  # fmt: skip
     y = np.zeros((problems, starts, size[1]))
     others, _ = _bed(ctx, "lcqp tuning", size, tuning, coupled)
-    x_tune = np.stack([[ctx.generator("lcqp tuning start", problem=i).standard_normal(size[0])] for i in range(tuning)])
+    x_tune = np.stack(
+        [[ctx.generator("lcqp tuning start", problem=i).standard_normal(size[0])] for i in range(tuning)]
+    )
     y_tune = np.zeros((tuning, 1, size[1]))
     scale = phis(batch, x) - certificates[:, None]
     base = np.array([c.certificate().upper for c in others])
     tune_scale = phis(stack(others), x_tune) - base[:, None]
+
+    tuning_bed = stack(others)
+
+    def score(points: Array, _: Array) -> np.ndarray:
+        return (phis(tuning_bed, points) - base[:, None]) / tune_scale
 
     plans = [(p, name) for p in protocol for name in ctx.methods]
     for done, (plan, name) in enumerate(plans):
@@ -56,20 +64,21 @@ def cost(
                 continue
             settings: Settings = preset(method, "lcqp_fixed")
         else:
-            tuning_bed = stack(others)
             settings = tune(
                 method,
                 tuning_bed,
                 x_tune,
                 y_tune,
                 preset(method, "lcqp"),
-                lambda points, _, bed=tuning_bed: (phis(bed, points) - base[:, None]) / tune_scale,
+                score,
                 gradients=gradients,
                 solves=solves,
             )
             for key, value in settings.items():
                 ctx.record("setting", value, method=name, protocol=plan, setting=key)
-        trace = run(method, batch, x, y, settings, gradients=gradients, solves=solves, checkpoints=checkpoints)
+        trace = run(
+            method, batch, x, y, settings, gradients=gradients, solves=solves, checkpoints=checkpoints
+        )
         gaps = np.stack([(phis(batch, point) - certificates[:, None]) / scale for point in trace.x])
         _record(ctx, trace, gaps, tolerances, {"method": name, "protocol": plan}, starts)
 
@@ -82,19 +91,21 @@ def dimensions(
     gradients: int,
     seconds: float,
     node_limit: int,
+    certify_rows: int,
     tolerances: Sequence[float],
     checkpoints: int = 30,
 ) -> None:
     """Sweep dx, dy, dh: seconds, gradients and solves of each method to a relative gap, one run at a time.
 
     Args: size, texts ``"dx-dy-dh"``; seconds, ceiling of one method on one problem; node_limit of the
-    certificate. Where it stays open the best value of any method is the reference: recorded as closed = 0.
+    certificate, which problems with more than `certify_rows` constraints go without. Where it is absent or
+    stays open the best value of any method is the reference: recorded as closed = 0.
     Method presets: ``lcqp_sweep``.
     """
     for s, text in enumerate(size):
         dims = [int(v) for v in text.split("-")]
         for i in range(problems):
-            problem = draw(*dims, ctx.generator("lcqp", size=text, problem=i))
+            problem = draw(dims[0], dims[1], dims[2], ctx.generator("lcqp", size=text, problem=i))
             x = ctx.generator("lcqp start", size=text, problem=i).standard_normal(dims[0])
             y = np.zeros(dims[1])
             traces: dict[str, Trace] = {}
@@ -103,16 +114,25 @@ def dimensions(
                 settings = preset(method, "lcqp_sweep")
                 iterations = affordable(method, problem, x, y, settings, seconds)
                 traces[name] = run(
-                    method, problem, x, y, settings, gradients=gradients, iterations=iterations, checkpoints=checkpoints
+                    method,
+                    problem,
+                    x,
+                    y,
+                    settings,
+                    gradients=gradients,
+                    iterations=iterations,
+                    checkpoints=checkpoints,
                 )
             values = {name: np.array([_phi(problem, p) for p in trace.x]) for name, trace in traces.items()}
             best = min(float(np.nanmin(v)) for v in values.values())
-            certificate = problem.certificate(node_limit) if node_limit else None
+            certificate = problem.certificate(node_limit) if problem.dh <= certify_rows else None
             closed = certificate is not None and certificate.closed
-            where = {"size": text, "problem": i}
+            where: dict[str, Any] = {"size": text, "problem": i}
             ctx.record("closed", closed, unit="1", **where)
             if certificate is not None:
-                ctx.record("optimum_gap", (best - certificate.lower) / max(abs(best), 1e-12), unit="1", **where)
+                ctx.record(
+                    "optimum_gap", (best - certificate.lower) / max(abs(best), 1e-12), unit="1", **where
+                )
             reference = certificate.upper if certificate is not None and closed else best
             start = _phi(problem, x)
             for name, trace in traces.items():
@@ -145,8 +165,13 @@ def _phi(problem: LCQP, x: np.ndarray) -> float:
         return np.inf
 
 
-def _bed(ctx: Context, purpose: str, size: Sequence[int], count: int, coupled: bool) -> tuple[list[LCQP], np.ndarray]:
-    bed = [draw(*size, ctx.generator(purpose, problem=i), coupled=coupled) for i in range(count)]
+def _bed(
+    ctx: Context, purpose: str, size: Sequence[int], count: int, coupled: bool
+) -> tuple[list[LCQP], np.ndarray]:
+    bed = [
+        draw(size[0], size[1], size[2], ctx.generator(purpose, problem=i), coupled=coupled)
+        for i in range(count)
+    ]
     return bed, np.array([p.certificate().upper for p in bed])
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +31,7 @@ def svm(
     flipped: float = 0.0,
     checkpoints: int = 14,
     name: str = "svm",
+    scale: float = 1.0,
 ) -> None:
     """Run every method on random splits; report what the paper plots beside the true value of c.
 
@@ -39,6 +42,7 @@ def svm(
         features: ``quadratic`` (published) or ``standardised`` (zero mean, unit variance, over sqrt(d)).
         first_c: low and high of the uniform start of every c_i.
         flipped: share of training labels that are flipped.
+        scale: multiplies the published numbers of iterations.
     Records, per split and protocol: accuracy (at the reported lower iterate, the paper's metric), true_accuracy
     (at the exact response), phi (exact, after repair), ratio and excess over the bound or best known value,
     violation, repaired, empty (Y(c) empty before repair), smallest_violation, response_error, seconds; per
@@ -49,18 +53,30 @@ def svm(
     signs = np.where(labels == 0, 1, -1)
     bed = [_split(ctx, rows, signs, sizes, flipped, "svm split", i) for i in range(splits)]
     batch = stack(bed, mu=mu, loss=loss)
-    x = np.stack([ctx.generator("svm c0", split=i).uniform(*first_c, (1, sizes[0])) for i in range(splits)])
+    x = np.stack(
+        [
+            ctx.generator("svm c0", split=i).uniform(first_c[0], first_c[1], (1, sizes[0]))
+            for i in range(splits)
+        ]
+    )
     y = responses(batch, x)
     bounds = np.empty(splits)
     for i, problem in enumerate(batch.members or []):
         bounds[i], c = problem.relaxation()
         ctx.record("bound", bounds[i], unit="1", split=i)
-        tight = (problem.phi(problem.repair(c, problem.lower(c + 1e-12).y)) - bounds[i]) / max(abs(bounds[i]), 1e-12)
+        tight = (problem.phi(problem.repair(c, problem.lower(c + 1e-12).y)) - bounds[i]) / max(
+            abs(bounds[i]), 1e-12
+        )
         ctx.record("bound_gap", tight, unit="1", split=i)
         ctx.record("start_phi", problem.phi(x[i, 0]), unit="1", split=i)
     others = [_split(ctx, rows, signs, sizes, flipped, "svm tuning split", i) for i in range(tuning)]
     tuning_bed = stack(others, mu=mu, loss=loss) if others else None
-    x_tune = np.stack([ctx.generator("svm tuning c0", split=i).uniform(*first_c, (1, sizes[0])) for i in range(tuning)])
+    x_tune = np.stack(
+        [
+            ctx.generator("svm tuning c0", split=i).uniform(first_c[0], first_c[1], (1, sizes[0]))
+            for i in range(tuning)
+        ]
+    )
     y_tune = responses(tuning_bed, x_tune) if tuning_bed is not None else None
 
     plans = [(p, m) for p in protocol for m in ctx.methods]
@@ -68,23 +84,23 @@ def svm(
     for done, (plan, key) in enumerate(plans):
         method = ctx.methods[key]
         ctx.progress(done / len(plans), f"{plan} {key}")
-        limits: dict[str, int | None] = {"gradients": gradients, "solves": solves}
+        limits: dict[str, Any] = {"gradients": gradients, "solves": solves}
         settings: Settings
         if plan == "published":
             if f"{name}_published" not in method.presets:
                 continue
             settings = preset(method, f"{name}_published")
-            limits = {"iterations": int(settings["iterations"])}
+            limits = {"iterations": max(1, round(scale * settings["iterations"]))}
         else:
             assert tuning_bed is not None
             settings = tune(method, tuning_bed, x_tune, y_tune, preset(method, name),
-                            lambda c, z, bed=tuning_bed: scores(bed, c, z), **limits)  # fmt: skip
+                            partial(scores, tuning_bed), **limits)  # fmt: skip
             for setting, value in settings.items():
                 ctx.record("setting", float(value), method=key, protocol=plan, setting=setting)
         trace = run(method, batch, x, y, settings, **limits, checkpoints=checkpoints)
-        where = {"method": key, "protocol": plan, "split": range(splits)}
+        where: dict[str, Any] = {"method": key, "protocol": plan, "split": range(splits)}
         for k, (c, z) in enumerate(zip(trace.x, trace.y)):
-            at = {**where, "step": k, "gradients": trace.gradients[k], "solves": trace.solves[k],
+            at: dict[str, Any] = {**where, "step": k, "gradients": trace.gradients[k], "solves": trace.solves[k],
                   "seconds": trace.seconds[k]}  # fmt: skip
             ctx.record_many("accuracy_path", batch.accuracy(z)[:, 0], unit="1", direction="higher", **at)
             ctx.record_many("phi_path", scores(batch, c, z)[:, 0], unit="1", direction="lower", **at)
@@ -92,7 +108,7 @@ def svm(
         ctx.record("seconds", trace.seconds[-1], unit="s", method=key, protocol=plan)
         ctx.record("gradients", trace.gradients[-1], unit="evaluations", method=key, protocol=plan)
         ctx.record("solves", trace.solves[-1], unit="solves", method=key, protocol=plan)
-    best = np.min([v for v in finals.values()] + [np.full(splits, np.inf)], axis=0)
+    best = np.min([*finals.values(), np.full(splits, np.inf)], axis=0)
     for (plan, key), phi in finals.items():
         where = {"method": key, "protocol": plan, "split": range(splits)}
         ctx.record_many("ratio", phi / bounds, unit="1", direction="lower", **where)
@@ -122,7 +138,13 @@ def standardised(rows: np.ndarray) -> np.ndarray:
 
 
 def _split(
-    ctx: Context, rows: np.ndarray, signs: np.ndarray, sizes: Sequence[int], flipped: float, purpose: str, index: int
+    ctx: Context,
+    rows: np.ndarray,
+    signs: np.ndarray,
+    sizes: Sequence[int],
+    flipped: float,
+    purpose: str,
+    index: int,
 ) -> Split:
     generator = ctx.generator(purpose, split=index)
     split = split_rows(rows, signs, (sizes[0], sizes[1]), generator)
@@ -136,8 +158,19 @@ def _split(
 
 def _final(ctx: Context, batch: SVM, x: np.ndarray, y: np.ndarray, where: dict) -> np.ndarray:
     """Record what the last iterates are worth; return Phi per split."""
-    columns: dict[str, list[float]] = {key: [] for key in
-        ("accuracy", "true_accuracy", "phi", "violation", "repaired", "empty", "smallest_violation", "response_error")}
+    columns: dict[str, list[float]] = {
+        key: []
+        for key in (
+            "accuracy",
+            "true_accuracy",
+            "phi",
+            "violation",
+            "repaired",
+            "empty",
+            "smallest_violation",
+            "response_error",
+        )
+    }
     for _, member, (c, z) in batch.each(x, y):
         if not (np.abs(c).max() < 1e8 and np.abs(z).max() < 1e8):
             for column in columns.values():

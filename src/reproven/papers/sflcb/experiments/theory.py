@@ -46,8 +46,16 @@ def theorems(
                 # 1e-9 in absolute terms is rounding of the bracket over delta.
                 ctx.record("value_ratio", loss / bound, unit="1", **where, delta=delta)
                 moved = float(np.linalg.norm(answer.y_delta - lower.y))
-                ctx.record("distance_ratio", moved / (2 * delta * slope / problem.mu_g), unit="1", **where, delta=delta)
-            smooth = all(problem.penalised(x, delta).margin > margin for delta in deltas) and lower.margin > margin
+                ctx.record(
+                    "distance_ratio",
+                    moved / (2 * delta * slope / problem.mu_g),
+                    unit="1",
+                    **where,
+                    delta=delta,
+                )
+            smooth = (
+                all(problem.penalised(x, delta).margin > margin for delta in deltas) and lower.margin > margin
+            )
             same = all(
                 set(problem.penalised(x, d).active().tolist()) == set(lower.active().tolist()) for d in deltas
             )
@@ -90,7 +98,13 @@ def _moduli(ctx: Context, cases: int) -> None:
 
 
 def descent(
-    ctx: Context, *, problems: int, iterations: int, deltas: Sequence[float], rhos: Sequence[float], eta: float
+    ctx: Context,
+    *,
+    problems: int,
+    iterations: int,
+    deltas: Sequence[float],
+    rhos: Sequence[float],
+    eta: float,
 ) -> None:
     """Follow the potential V along runs in the proven regime (eta_x = eta/10) and with equal steps.
 
@@ -119,7 +133,13 @@ def descent(
 
 
 def complexity(
-    ctx: Context, *, problems: int, epsilons: Sequence[float], iterations: int, eta: float, rhos: Sequence[float]
+    ctx: Context,
+    *,
+    problems: int,
+    epsilons: Sequence[float],
+    iterations: int,
+    eta: float,
+    rhos: Sequence[float],
 ) -> None:
     """Count iterations to ``|grad Phi_delta(x)| <= epsilon = delta`` with equal steps from a cold start.
 
@@ -133,10 +153,15 @@ def complexity(
     initial = start(batch, np.zeros((problems, width, SIZE[0])), np.zeros((problems, width, SIZE[1])))
     for r, rho in enumerate(rhos):
         ctx.progress(r / (len(rhos) + 1), f"rho {rho}")
-        result = sflcb(batch, initial, iterations=iterations, delta=delta, rho=rho, steps=Steps.common(eta), keep=marks)
+        result = sflcb(
+            batch, initial, iterations=iterations, delta=delta, rho=rho, steps=Steps.common(eta), keep=marks
+        )
         for i, problem in enumerate(bed):
             for e, epsilon in enumerate(epsilons):
-                sizes = (float(np.linalg.norm(penalised(problem, s.x[i, e], epsilon).gradient)) for s in result.states)
+                sizes = (
+                    float(np.linalg.norm(penalised(problem, s.x[i, e], epsilon).gradient))
+                    for s in result.states
+                )
                 hit = next((k for k, size in zip(result.kept, sizes) if size <= epsilon), None)
                 where = {"problem": i, "epsilon": epsilon, "rho": rho, "inverse_epsilon": 1 / epsilon}
                 taken = iterations if hit is None else max(hit, 1)
@@ -179,15 +204,21 @@ def bias(ctx: Context, *, problems: int, deltas: Sequence[float]) -> None:
         kink = problem.lower(certificate.x).margin < 1e-4
         for delta in deltas:
 
-            def both(x: np.ndarray, problem: LCQP = problem, delta: float = delta) -> tuple[float, np.ndarray]:
+            def both(
+                x: np.ndarray, problem: LCQP = problem, delta: float = delta
+            ) -> tuple[float, np.ndarray]:
                 answer = penalised(problem, x, delta)
                 return answer.value, answer.gradient
 
-            found = so.minimize(both, certificate.x, jac=True, method="BFGS", options={"gtol": 1e-10, "maxiter": 500})
+            found = so.minimize(
+                both, certificate.x, jac=True, method="BFGS", options={"gtol": 1e-10, "maxiter": 500}
+            )
             where = {"problem": i, "delta": delta, "at_kink": bool(kink)}
             distance = float(np.linalg.norm(found.x - certificate.x))
             ctx.record("distance", max(distance, 1e-12), unit="1", direction="lower", **where)
-            ctx.record("phi_gap", problem.phi(found.x) - certificate.upper, unit="1", direction="lower", **where)
+            ctx.record(
+                "phi_gap", problem.phi(found.x) - certificate.upper, unit="1", direction="lower", **where
+            )
 
 
 def decoupled(ctx: Context, *, cases: int) -> None:

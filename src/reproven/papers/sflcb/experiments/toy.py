@@ -48,7 +48,7 @@ def toy(ctx: Context, *, starts: int, rows: Mapping[str, Mapping[str, Any]]) -> 
             value = problem.phi(path[..., None])
             nearest = np.abs(value[-1][:, None] - levels).argmin(1)
             gap = np.abs(value - levels[nearest])
-            where = {"method": name, "row": row, "start": range(starts)}
+            where: dict[str, Any] = {"method": name, "row": row, "start": range(starts)}
             ctx.record_many("final_gap", gap[-1], unit="1", direction="lower", **where)
             ctx.record_many("phi", value[-1], unit="1", **where, basin=nearest.tolist())
             for basin in np.unique(nearest):

@@ -47,32 +47,48 @@ def transport(
     utility_error against the closed form.
     """
     chosen_plans = [protocol] if isinstance(protocol, str) else protocol
-    plans = [(p, m) for p in chosen_plans for m in ctx.methods if f"transport_{network}_{p}" in ctx.methods[m].presets]
+    plans = [
+        (p, m)
+        for p in chosen_plans
+        for m in ctx.methods
+        if f"transport_{network}_{p}" in ctx.methods[m].presets
+    ]
     for done, (plan, key) in enumerate(plans):
         method = ctx.methods[key]
         chosen = preset(method, f"transport_{network}_{plan}")
         problem = _problem(network, plan)
         x, y = _starts(problem, start)
         total = max(1, round(scale * (iterations or int(chosen["iterations"]))))
-        for d in delta or [None]:
+        values: Sequence[float | None] = delta or [None]
+        for d in values:
             ctx.progress(done / len(plans), f"{plan} {key}")
             settings = dict(chosen) if d is None else {**chosen, "delta": d}
-            trace = run(method, problem, x, y, settings, iterations=total, checkpoints=checkpoints, first=total // 30)
+            trace = run(
+                method, problem, x, y, settings, iterations=total, checkpoints=checkpoints, first=total // 30
+            )
             where: dict[str, Any] = {"method": key, "protocol": plan, "start": list(start)}
             if d is not None:
                 where["delta"] = d
             true = np.array([[sustained(problem, row) for row in points] for points in trace.x])
             for k, (points, lower) in enumerate(zip(trace.x, trace.y)):
-                at = {**where, "step": trace.gradients[k] // method.cost(settings)[0], "seconds": trace.seconds[k]}
+                at = {
+                    **where,
+                    "step": trace.gradients[k] // method.cost(settings)[0],
+                    "seconds": trace.seconds[k],
+                }
                 at["gradients"] = trace.gradients[k]
-                ctx.record_many("utility_path", problem.utility(points, lower), unit="1", direction="higher", **at)
+                ctx.record_many(
+                    "utility_path", problem.utility(points, lower), unit="1", direction="higher", **at
+                )
                 ctx.record_many("true_path", true[k], unit="1", direction="higher", **at)
             ctx.record_many("best_sustained", true.max(0), unit="1", direction="higher", **where)
             ctx.record_many("sustained", true[-1], unit="1", direction="higher", **where)
             peak = np.max([problem.utility(p, q) for p, q in zip(trace.x, trace.y)], axis=0)
             ctx.record_many("peak_reported", peak, unit="1", **where)
             _final(ctx, problem, trace.x[-1], trace.y[-1], where)
-            ctx.record("seconds", trace.seconds[-1], unit="s", **{k: v for k, v in where.items() if k != "start"})
+            ctx.record(
+                "seconds", trace.seconds[-1], unit="s", **{k: v for k, v in where.items() if k != "start"}
+            )
             if network == "three" and plan == "corrected":
                 _against_closed_form(ctx, problem, trace.x[-1], true[-1], settings, where)
 
@@ -111,7 +127,7 @@ def _problem(network: str, plan: str) -> Transport:
 
 def _starts(problem: Transport, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     n = problem.n
-    square = [np.random.RandomState(seed).random_sample(n * n).reshape(n, n, order="F") for seed in seeds]  # noqa: NPY002
+    square = [np.random.RandomState(seed).random_sample(n * n).reshape(n, n, order="F") for seed in seeds]
     x = np.stack([(0.3 + 0.7 * s)[tuple(problem.columns.T)] for s in square])
     y = np.zeros((len(seeds), problem.dy))
     assert problem.y_box is not None
@@ -143,4 +159,6 @@ def _against_closed_form(
     error = np.abs(x[:, built] - three_node_capacity(delta)).max(-1)
     ctx.record_many("capacity", x[:, built].mean(-1), unit="1", **where)
     ctx.record_many("capacity_error", error, unit="1", direction="lower", **where)
-    ctx.record_many("utility_error", np.abs(true - three_node_utility(delta)), unit="1", direction="lower", **where)
+    ctx.record_many(
+        "utility_error", np.abs(true - three_node_utility(delta)), unit="1", direction="lower", **where
+    )
