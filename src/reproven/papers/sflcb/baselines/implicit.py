@@ -71,17 +71,25 @@ class ImplicitGradient(Method):
         return self.direction(problem, x, answer), answer.y
 
     def step(self, problem: BilevelProblem, s: ImplicitState, k: int, settings: Settings) -> ImplicitState:
-        """Return the state after one gradient step; a run whose Y(x) is empty becomes NaN."""
+        """Return the state after one gradient step.
+
+        Where Y(x) is empty, x is repaired so that the last response is feasible (problems with `repair`);
+        without a repair the run becomes NaN.
+        """
         p: dict[str, Any] = {**self.defaults, **settings}
-        gradient, y = np.full_like(s.x, np.nan), np.full_like(s.y, np.nan)
-        for index, member, (x,) in problem.each(s.x):
+        start, gradient, y = s.x.copy(), np.full_like(s.x, np.nan), np.full_like(s.y, np.nan)
+        for index, member, (x, last) in problem.each(s.x, s.y):
             if not np.abs(x).max() < RUNAWAY:
                 continue
             try:
                 gradient[index], y[index] = self.respond(member, x)
             except Infeasible:
-                continue
-        return ImplicitState(problem.project_x(s.x - p["eta_x"] / (1 + p["decay"] * k) * gradient), y)
+                if not hasattr(member, "repair"):
+                    continue
+                # A hair more than needed: the border of feasibility is not solvable in floating point.
+                start[index] = member.repair(x, last) + 1e-9
+                gradient[index], y[index] = self.respond(member, start[index])
+        return ImplicitState(problem.project_x(start - p["eta_x"] / (1 + p["decay"] * k) * gradient), y)
 
 
 class GAM(ImplicitGradient):

@@ -8,6 +8,7 @@ import numpy as np
 
 from reproven.harness.errors import require
 from reproven.papers.sflcb.baselines.implicit import ImplicitGradient
+from reproven.papers.sflcb.exact import Infeasible
 
 
 class QPLayerGradient(ImplicitGradient):
@@ -18,12 +19,15 @@ class QPLayerGradient(ImplicitGradient):
         return layer_hypergradient(problem, x)
 
 
-def layer_hypergradient(problem: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def layer_hypergradient(
+    problem: Any, x: np.ndarray, tolerance: float = 1e-7
+) -> tuple[np.ndarray, np.ndarray]:
     """Return (grad Phi(x), y*(x)) of an LC-QP through ``min 1/2 |L^T y|^2 - c^T y, A y <= d``, c and d parameters."""
     require("cvxpylayers", "sflcb")
     import cvxpy as cp
     import torch
     from cvxpylayers.torch import CvxpyLayer
+    from diffcp.cone_program import SolverError
 
     if not hasattr(problem, "_layer"):
         y, c, d = cp.Variable(problem.dy), cp.Parameter(problem.dy), cp.Parameter(problem.dh)
@@ -34,7 +38,10 @@ def layer_hypergradient(problem: Any, x: np.ndarray) -> tuple[np.ndarray, np.nda
     as_tensor = torch.as_tensor
     c = as_tensor(problem.C) @ point + as_tensor(problem.q)
     d = as_tensor(problem.rhs) - as_tensor(problem.b_x) @ point
-    (y,) = problem._layer(c, d, solver_args={"eps": 1e-9})
+    try:
+        (y,) = problem._layer(c, d, solver_args={"eps": tolerance, "max_iters": 50_000})
+    except SolverError as error:
+        raise Infeasible(f"the layer's solver did not converge: {error}") from None
     value = (
         0.5 * ((y - as_tensor(problem.y_t)) ** 2).sum() + 0.05 * ((point - as_tensor(problem.x_t)) ** 2).sum()
     )
