@@ -63,7 +63,7 @@ def by_sorting(p: np.ndarray, levels: Levels) -> tuple[np.ndarray, Info]:
     ordered = np.sort(p, axis=-1)
     ok = ordered <= levels(np.arange(1.0, n + 1.0)) * (1 + TIE)
     last = n - np.argmax(ok[..., ::-1], axis=-1)  # i*, valid where any is ok
-    found = ok.any(axis=-1)
+    found = np.asarray(ok.any(axis=-1))
     largest = np.take_along_axis(ordered, (last - 1)[..., None], axis=-1)[..., 0]
     return _reject(p, found, largest)
 
@@ -121,7 +121,9 @@ def check_p(p: np.ndarray) -> np.ndarray:
         raise ValueError(f"p-values of shape {p.shape}: need at least one on the last axis")
     low, high = p.min(), p.max()
     if not (low >= 0 and high <= 1):
-        raise ValueError(f"p-values must lie in [0, 1], got a range of [{low}, {high}]; NaN scores give NaN here")
+        raise ValueError(
+            f"p-values must lie in [0, 1], got a range of [{low}, {high}]; NaN scores give NaN here"
+        )
     return p
 
 
