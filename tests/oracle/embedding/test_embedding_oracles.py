@@ -1,4 +1,4 @@
-"""Fast against plain: the split against Defs 4.6 and 4.10, stacked pairs against two autograd passes a pair."""
+"""Fast against plain: split against Defs 4.6 and 4.10, stacked pairs against two autograd passes a pair."""
 
 import numpy as np
 import pytest
@@ -111,8 +111,8 @@ def test_rules_follow_torch_optim(rule):
     pairs, data, net, batch = build("deep")
     ours, theirs = RULES[rule]
     record = train_pairs(
-        net, stack_models([p[0] for p in pairs]), stack_embeddings([p[2] for p in pairs]), lambda _: batch, ours, 40,
-        records=[],
+        net, stack_models([p[0] for p in pairs]), stack_embeddings([p[2] for p in pairs]), lambda _: batch,
+        ours, 40, records=[],
     )  # fmt: skip
     for i, ((narrow, wide, T), (x, y)) in enumerate(zip(pairs, data)):
         train_pair(narrow, wide, T, [(x, y)] * 40, theirs)

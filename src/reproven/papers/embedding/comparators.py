@@ -74,7 +74,7 @@ def null_unit(
     model: nn.Module, layer: str, unit: int, copies: int = 2, homogeneous: bool = True,
     generator: torch.Generator | None = None, incoming: float = 1.0,
 ) -> Widened:  # fmt: skip
-    """Null embedding (Zhang et al. 2021): new units read ``incoming`` times unit's weights and feed nothing."""
+    """Null embedding (Zhang et al. 2021): new units read ``incoming`` times its weights, feed nothing."""
     extra = copies - 1
     return scaled_split(model, layer, unit, [1.0] + [incoming] * extra, [1.0] + [0.0] * extra, homogeneous)
 
@@ -99,6 +99,19 @@ def compatible_embedding(
         raise ValueError(f"shares of the units sum to {[round(t, 6) for t in total]}, each must sum to 1")
     path = find_path(model, layer)
     return widen(model, path, assignment, [1.0] * len(shares), shares)
+
+
+def independent_wide(
+    model: nn.Module, layer: str, unit: int, copies: int = 2, homogeneous: bool = True,
+    generator: torch.Generator | None = None,
+) -> Widened:  # fmt: skip
+    """Control: a wide network of its own random start (weights like the narrow ones, layer by layer)."""
+    wide, embedding = random_split(model, layer, unit, copies, homogeneous, generator)
+    for parameter in wide.parameters():
+        with torch.no_grad():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.copy_(noise.to(parameter) * parameter.square().mean().sqrt())
+    return wide, embedding
 
 
 def sum_to_one(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ SLOPE = 0.01  # leaky ReLU of all the paper's experiments
 
 def activation(name: str, slope: float = SLOPE) -> nn.Module:
     """Return ``leaky``, ``relu``, ``linear``, or the not 1-homogeneous ``tanh`` and ``relu2`` (controls)."""
-    known = {
+    known: dict[str, Callable[[], nn.Module]] = {
         "leaky": lambda: nn.LeakyReLU(slope),
         "relu": nn.ReLU,
         "linear": nn.Identity,
@@ -34,9 +35,9 @@ class SquaredReLU(nn.Module):
 
 
 def mlp(widths: Sequence[int], *, act: str = "leaky", bias: bool = False) -> nn.Sequential:
-    """Return ``widths[0]-...-widths[-1]``; layers are named 0, 2, 4... (weights unset: call an initialiser)."""
+    """Return ``widths[0]-...-widths[-1]``, layers named 0, 2, 4...; call an initialiser for the weights."""
     layers: list[nn.Module] = []
-    for i, (fan_in, fan_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+    for i, (fan_in, fan_out) in enumerate(pairwise(widths)):
         layers.append(nn.Linear(fan_in, fan_out, bias=bias, dtype=torch.float64))
         if i < len(widths) - 2:
             layers.append(activation(act))

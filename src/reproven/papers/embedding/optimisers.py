@@ -1,4 +1,4 @@
-"""Update rules on stacks of networks: which of them commute with the splitting map (reconstructed, dossier 3.5).
+"""Update rules on stacks of networks, and which of them commute with the splitting map (reconstructed).
 
 A rule that uses the gradient history through linear operations and global norms commutes with every
 isometry; one
@@ -39,8 +39,8 @@ class GradientRule:
     """``d = clip(g) + wd theta``; ``b = momentum b + d``; ``theta -= lr (d + momentum b | b)``.
 
     lr: step, > 0. momentum, nesterov, weight_decay: as `torch.optim.SGD`. clip: largest global norm of g,
-    or 0. normalised: ``g / ||g||``. loss_scaled: step ``lr / loss`` (a loss-based schedule).
-    All of it commutes with an isometry.
+    or 0. normalised: ``g / ||g||``; relative: times ``||theta||``. loss_scaled: step ``lr / loss`` (a
+    loss-based schedule). All of it commutes with an isometry.
     """
 
     lr: float
@@ -49,6 +49,7 @@ class GradientRule:
     weight_decay: float = 0.0
     clip: float = 0.0
     normalised: bool = False
+    relative: bool = False
     loss_scaled: bool = False
 
     def __post_init__(self) -> None:
@@ -63,10 +64,16 @@ class GradientRule:
         return True
 
     def step(
-        self, stack: Stack, gradient: Stack, loss: Tensor, state: State, scale: Stack | None = None
+        self,
+        stack: Stack,
+        gradient: Stack,
+        loss: Tensor,
+        state: State,
+        scale: Stack | None = None,
+        rate: float = 1.0,
     ) -> None:
-        """Update `stack` and `state` in place. loss: (pairs,); scale: unused."""
-        factor = self._factor(gradient, loss)
+        """Update `stack` and `state` in place. loss: (pairs,); scale: unused; rate: factor of lr."""
+        factor = self._factor(stack, gradient, loss)
         for name, theta in stack.items():
             d = gradient[name]
             if factor is not None:
@@ -76,13 +83,13 @@ class GradientRule:
             if self.momentum:
                 b = state.first[name] = d.clone() if state.t == 0 else self.momentum * state.first[name] + d
                 d = d + self.momentum * b if self.nesterov else b
-            theta.sub_(d, alpha=self.lr)
+            theta.sub_(d, alpha=self.lr * rate)
         state.t += 1
 
-    def _factor(self, gradient: Stack, loss: Tensor) -> Tensor | None:
+    def _factor(self, stack: Stack, gradient: Stack, loss: Tensor) -> Tensor | None:
         factor = None
         if self.normalised:
-            factor = 1 / norm(gradient)
+            factor = norm(stack) / norm(gradient) if self.relative else 1 / norm(gradient)
         elif self.clip:
             factor = (self.clip / (norm(gradient) + 1e-6)).clamp(max=1.0)  # as clip_grad_norm_
         if self.loss_scaled:
@@ -92,7 +99,7 @@ class GradientRule:
 
 @dataclass(frozen=True)
 class AdaptiveRule:
-    """Adam, AdamW, RMSprop and Adagrad: ``theta -= lr s m / (sqrt(v) + eps s)``, ``s = T(1)`` if repaired, else 1.
+    """Adam, AdamW, RMSprop, Adagrad: ``theta -= lr s m / (sqrt(v) + eps s)``; s = T(1) if repaired, else 1.
 
     kind: ``adam`` (`torch.optim.Adam`), ``rmsprop`` or ``adagrad``. decoupled: weight decay as in AdamW.
     repaired: give each block the product s of the splitting coefficients that scale it, in step and eps
@@ -121,14 +128,20 @@ class AdaptiveRule:
         return self.repaired
 
     def step(
-        self, stack: Stack, gradient: Stack, loss: Tensor, state: State, scale: Stack | None = None
+        self,
+        stack: Stack,
+        gradient: Stack,
+        loss: Tensor,
+        state: State,
+        scale: Stack | None = None,
+        rate: float = 1.0,
     ) -> None:
-        """Update `stack` and `state` in place. scale: ``T(1)`` of the wide stack; None for a narrow one."""
+        """Update `stack` and `state` in place. scale: ``T(1)`` of the wide stack or None. rate: factor of lr."""
         state.t += 1
         for name, theta in stack.items():
             g = gradient[name]
             if self.weight_decay and self.decoupled:
-                theta.mul_(1 - self.lr * self.weight_decay)
+                theta.mul_(1 - self.lr * rate * self.weight_decay)
             elif self.weight_decay:
                 g = g + self.weight_decay * theta
             m, root, lr = self._moments(name, g, state)
@@ -140,7 +153,7 @@ class AdaptiveRule:
                 )  # a dead copy (c = 0) has 0/0 and must stay at T theta
             else:
                 update = m / (root + self.eps)
-            theta.sub_(update, alpha=lr)
+            theta.sub_(update, alpha=lr * rate)
 
     def _moments(self, name: str, g: Tensor, state: State) -> tuple[Tensor, Tensor, float]:
         zero = torch.zeros_like(g)

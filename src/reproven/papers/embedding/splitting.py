@@ -87,7 +87,8 @@ def embed_optimiser_state(
     optimiser: of the narrow model. Use as ``wide_optimiser.state.update(...)``.
     """
     parameters = dict(narrow.named_parameters())
-    squared, targets, state = embedding.power(2), dict(wide.named_parameters()), {}
+    squared, targets = embedding.power(2), dict(wide.named_parameters())
+    state: dict[Tensor, dict] = {}
     for name, parameter in parameters.items():
         if parameter not in optimiser.state:
             continue
@@ -157,19 +158,19 @@ def check_coefficients(coefficients: Sequence[float]) -> None:
             "through a positively 1-homogeneous activation"
         )
     squares = math.fsum(c * c for c in coefficients)
+    if squares == 0:
+        raise ValueError(f"coefficients {list(coefficients)} are all zero: their squares must sum to 1")
     if abs(squares - 1) > 1e-12:
         raise ValueError(
-            f"squares of the coefficients {list(coefficients)} sum to {squares:.6g}, not to 1: divide each by "
-            f"{math.sqrt(squares):.6g}"
-            if squares
-            else f"coefficients {list(coefficients)} are all zero; their squares must sum to 1"
+            f"squares of the coefficients {list(coefficients)} sum to {squares:.6g}, not to 1: "
+            f"divide each by {math.sqrt(squares):.6g}"
         )
 
 
 def widen(
     model: nn.Module, path: Path, index: Sequence[int], incoming: Sequence[float], outgoing: Sequence[float]
 ) -> tuple[nn.Module, Embedding]:
-    """Return the wide model whose unit i is unit ``index[i]``, its weights scaled by incoming[i], outgoing[i].
+    """Return the wide model whose unit i is unit ``index[i]`` scaled by ``incoming[i]``, ``outgoing[i]``.
 
     The one primitive behind `split` and its comparators; it checks nothing about the scales.
     """

@@ -83,12 +83,17 @@ class StackedNet:
         return len(self.names)
 
     def inputs(self, x: Tensor) -> Tensor:
-        """Return samples (n, ...) in the form that `Batch` takes: (d, n), or conv patches (c k k, positions n)."""
+        """Return samples (n, ...) as a `Batch` takes them: (d, n), or conv patches (c k k, positions n)."""
+        return self.inputs_of_pairs(x[None])[0]
+
+    def inputs_of_pairs(self, x: Tensor) -> Tensor:
+        """Return samples (pairs, n, ...) as (pairs, d, n) or (pairs, c k k, positions n)."""
         if self.conv is None:
-            return x.flatten(1).T.contiguous()
-        _, kernel, _, _ = self.conv
-        patches = F.unfold(x, kernel)  # (n, c k k, positions)
-        return patches.permute(1, 2, 0).flatten(1).contiguous()
+            return x.flatten(2).mT
+        kernel = self.conv[1]
+        last = x.permute(0, 2, 3, 4, 1).contiguous()  # samples last: patches are then copied in long runs
+        patches = last.unfold(2, kernel, 1).unfold(3, kernel, 1).permute(0, 1, 5, 6, 2, 3, 4)
+        return patches.flatten(4).flatten(1, 3)
 
     def _matrix(self, i: int, weight: Tensor) -> Tensor:
         """Return weight i as (pairs, out, in); average pooling is folded into the layer that reads it."""
@@ -185,9 +190,10 @@ def stack_models(models: Sequence[nn.Module]) -> Stack:
     return {name: torch.stack([s[name].detach() for s in states]).contiguous() for name in states[0]}
 
 
-def stack_embeddings(embeddings: Sequence[Embedding]) -> Embedding:
+def stack_embeddings(embeddings: Sequence[Embedding]) -> StackedEmbedding:
     """Return one map for a stack of pairs whose splits differ in coefficients only."""
-    first, axes = embeddings[0], {}
+    first = embeddings[0]
+    axes: dict[str, dict[int, AxisMap]] = {}
     for name, maps in first.axes.items():
         axes[name] = {}
         for axis, along in maps.items():

@@ -19,8 +19,9 @@ WEIGHTED = (nn.Linear, *CONV)
 # f(c x) = c f(x) for c > 0, entry by entry.
 ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.Identity)
 POOLS = (
-    nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
-    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d,
+    nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d,
+    nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
+    nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d,
 )  # fmt: skip
 NORMS = (
     nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.LayerNorm, nn.GroupNorm,
@@ -176,8 +177,8 @@ def _module_kind(module: nn.Module, name: str, layer: str, homogeneous: bool) ->
         return "flatten"
     if isinstance(module, NORMS):
         raise ValueError(
-            f"{type(module).__name__} {name!r} normalises over the units of {layer!r}: copies scaled by c_i are "
-            "scaled back, so the principle does not apply; remove the normalisation"
+            f"{type(module).__name__} {name!r} normalises over the units of {layer!r}: copies scaled by c_i "
+            "are scaled back, so the principle does not apply; remove the normalisation"
         )
     if isinstance(module, nn.Dropout) and module.p > 0 and homogeneous:
         raise ValueError(f"Dropout {name!r} draws one mask a copy: set p=0 to split layer {layer!r}")
@@ -188,8 +189,8 @@ def _module_kind(module: nn.Module, name: str, layer: str, homogeneous: bool) ->
     if isinstance(module, (*ACTIVATIONS, *POOLS, nn.Dropout)) or not homogeneous:
         return "step"
     raise ValueError(
-        f"{type(module).__name__} {name!r} after layer {layer!r} is not positively 1-homogeneous: the principle "
-        "needs f(c x) = c f(x) for c > 0; use ReLU, leaky ReLU or a linear unit"
+        f"{type(module).__name__} {name!r} after layer {layer!r} is not positively 1-homogeneous: the "
+        "principle needs f(c x) = c f(x) for c > 0; use ReLU, leaky ReLU or a linear unit"
     )
 
 

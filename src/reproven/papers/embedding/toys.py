@@ -63,7 +63,7 @@ class LoaderOrder:
     """
 
     def __init__(self, n: int, generator: torch.Generator) -> None:
-        """n: samples; generator: plays the part of torch's global one. Making the order opens the first pass."""
+        """n: samples; generator: stands for torch's global one. Making the order opens the first pass."""
         self.n, self.generator = n, generator
         self._draw()
         self._open = True

@@ -95,12 +95,9 @@ def train_pairs(
             value, gradient = net.loss_and_gradient(theta, batch, loss)
             other = batch if wide_batches is None else wide_batches(step - 1)
             wide_value, wide_gradient = net.loss_and_gradient(eta, other, loss)
-            if lr_at is not None:
-                factor = lr_at(step - 1)
-                gradient = {name: g * factor for name, g in gradient.items()}
-                wide_gradient = {name: g * factor for name, g in wide_gradient.items()}
-            rule.step(theta, gradient, value, states[0])
-            rule.step(eta, wide_gradient, wide_value, states[1], scale)
+            rate = 1.0 if lr_at is None else lr_at(step - 1)
+            rule.step(theta, gradient, value, states[0], None, rate)
+            rule.step(eta, wide_gradient, wide_value, states[1], scale, rate)
             error = trajectory_error(embedding, theta, eta)
             worst = torch.maximum(worst, error)
             if step == keep[at]:

@@ -1,4 +1,4 @@
-"""One pair the way the paper trains it: two modules, two optimisers, two autograd passes a step. Slow on purpose."""
+"""One pair as the paper trains it: two modules, two optimisers, two autograd passes a step; slow."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def train_pair(
     loss: Callable[[Tensor, Tensor], Tensor] = exponential_loss,
     clip: float = 0.0,
 ) -> tuple[list[float], list[float]]:
-    """Train `narrow` and `wide` in place on the same batches; return ``e_t`` and the narrow loss at each step.
+    """Train `narrow` and `wide` in place on the same batches; return ``e_t`` and the narrow loss by step.
 
     batches: pairs (x, y). optimiser: parameters -> optimiser. clip: global norm bound, or 0.
     """
