@@ -1,199 +1,23 @@
-"""Experiments on the map itself (C1 to C4, C11, C12) and Tables 1 and 2."""
+"""Tables 1 and 2: pairs trained with the released seeds and data, and as the paper describes them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from reproven.harness.context import Context
-from reproven.papers.embedding import extensions, nets, toys
+from reproven.papers.embedding import nets, toys
 from reproven.papers.embedding.optimisers import GradientRule
 from reproven.papers.embedding.splitting import Embedding, random_coefficients, split_layer
 from reproven.papers.embedding.stacked import Batch, Stack, StackedNet, stack_embeddings, stack_models
 from reproven.papers.embedding.structure import module_named, units_of
 from reproven.papers.embedding.trajectory import PairRecord, train_pairs
 from reproven.papers.embedding.transverse import growth_rates
-
-FLOAT = torch.float64  # the claims are about rounding: every experiment runs in double precision
-
-
-# ---------------------------------------------------------------- the map: C1 to C4, C11, C12
-
-
-def _random_mlp(
-    act: str, bias: bool = False
-) -> Callable[[torch.Generator], tuple[nn.Module, list[str], Tensor]]:
-    def build(g: torch.Generator) -> tuple[nn.Module, list[str], Tensor]:
-        depth = int(torch.randint(1, 4, (), generator=g))
-        widths = [6, *torch.randint(4, 17, (depth,), generator=g).tolist(), 1]
-        model = nets.he_normal(nets.mlp(widths, act=act, bias=bias), g)
-        return model, [str(2 * i) for i in range(depth)], torch.randn(40, 6, generator=g, dtype=FLOAT)
-
-    return build
-
-
-def _random_cnn(g: torch.Generator) -> tuple[nn.Module, list[str], Tensor]:
-    """conv - leaky - max pool - conv - ReLU - average pool - linear: conv to conv and conv to linear."""
-    first, second = (int(v) for v in torch.randint(2, 6, (2,), generator=g))
-    model = nn.Sequential(
-        nn.Conv2d(2, first, 3, bias=False, dtype=FLOAT),
-        nn.LeakyReLU(nets.SLOPE),
-        nn.MaxPool2d(2),
-        nn.Conv2d(first, second, 3, padding=1, bias=False, dtype=FLOAT),
-        nn.ReLU(),
-        nn.AvgPool2d(2),
-        nn.Flatten(),
-        nn.Linear(second * 4, 1, bias=False, dtype=FLOAT),
-    )
-    return nets.he_normal(model, g), ["0", "3"], torch.randn(40, 2, 10, 10, generator=g, dtype=FLOAT)
-
-
-ARCHITECTURES = {
-    "relu": _random_mlp("relu"),
-    "leaky": _random_mlp("leaky"),
-    "linear": _random_mlp("linear"),
-    "bias": _random_mlp("leaky", bias=True),
-    "cnn": _random_cnn,
-    "tanh": _random_mlp("tanh"),
-    "relu2": _random_mlp("relu2"),
-}
-
-
-def map_properties(ctx: Context, *, architecture: list[str], trials: int, splits: int) -> None:
-    """Relative defects of norm, output and gradient after `splits` successive splits (C1 to C4, C11).
-
-    Every method sees the same networks, units and inputs; relu2 and tanh break 1-homogeneity on purpose.
-    """
-    for done, name in enumerate(architecture):
-        for method, widening in ctx.methods.items():
-            rows = []
-            for trial in range(trials):
-                g = ctx.torch_generator("network", architecture=name, trial=trial)
-                model, layers, x = ARCHITECTURES[name](g)
-                y = torch.sign(torch.randn(len(x), generator=g, dtype=FLOAT))
-                wide, T = model, Embedding()
-                for _ in range(splits):
-                    layer = layers[int(torch.randint(len(layers), (), generator=g))]
-                    unit = int(torch.randint(units_of(module_named(wide, layer)), (), generator=g))
-                    copies = int(torch.randint(2, 6, (), generator=g))
-                    wide, step = widening(wide, layer, unit, copies, homogeneous=False, generator=g)
-                    T = T.then(step)
-                rows.append(defects(model, wide, T, x, y))
-            for metric, values in zip(DEFECTS, zip(*rows, strict=True), strict=True):
-                ctx.record_many(
-                    metric, values, unit="1", direction="lower", architecture=name, method=method,
-                    trial=range(trials),
-                )  # fmt: skip
-        ctx.progress((done + 1) / len(architecture), name)
-
-
-DEFECTS = ("isometry_error", "output_error", "gradient_error")
-
-
-def defects(
-    model: nn.Module, wide: nn.Module, T: Embedding, x: Tensor, y: Tensor
-) -> tuple[float, float, float]:
-    """Return the relative changes of norm and output and ``||grad~ - tau T grad|| / ||tau T grad||``."""
-    theta, eta = _flat(dict(model.named_parameters())), _flat(dict(wide.named_parameters()))
-    out, g = _output_and_gradient(model, x, y)
-    wide_out, g_wide = _output_and_gradient(wide, x, y)
-    image = {name: T.tau * value for name, value in T(g).items()}
-    return (
-        float(abs(eta.norm() / theta.norm() - 1)),
-        float((wide_out - out).abs().max() / out.abs().max()),
-        float(_flat({name: g_wide[name] - image[name] for name in image}).norm() / _flat(image).norm()),
-    )
-
-
-def _output_and_gradient(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    parameters = dict(model.named_parameters())
-    out = model(x)
-    # The logistic loss: its slope lies in (0, 1), so that no sample of a random network drowns the others.
-    loss = nn.functional.softplus(-y * out.squeeze(-1)).mean()
-    return out.detach(), dict(
-        zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True)
-    )
-
-
-def _flat(tensors: dict[str, Tensor]) -> Tensor:
-    return torch.cat([v.detach().flatten() for v in tensors.values()])
-
-
-def beyond_homogeneous(ctx: Context, *, trials: int, steps: int, lr: float) -> None:
-    """Attention coordinates (C12) and gated units with tau = m^(-1/3): defects and trajectories.
-
-    Gated pairs take the wide step ``lr / tau``: gradient flow satisfies ``eta(t) = T theta(tau t)``.
-    """
-    for trial in range(trials):
-        for pair in ("qk", "vo"):
-            g = ctx.torch_generator("attention", trial=trial)
-            model = nn.Sequential()
-            model.add_module("attention", extensions.SelfAttention(8, heads=2, qk=4, vo=4))
-            model.add_module("flat", nn.Flatten())
-            model.add_module("out", nn.Linear(40, 1, bias=False, dtype=FLOAT))
-            nets.he_normal(model, g)
-            x = torch.randn(30, 5, 8, generator=g, dtype=FLOAT)
-            c = random_coefficients(3, g)
-            wide, T = extensions.split_attention(model, "attention", pair, 1, c)
-            _record_beyond(ctx, model, wide, T, x, g, f"attention_{pair}", trial)
-        for copies in (2, 5):
-            g = ctx.torch_generator("gated", trial=trial)
-            gated = extensions.GatedUnits(4, 6)
-            nets.he_normal(gated, g, scale=0.5)
-            x = torch.randn(40, 4, generator=g, dtype=FLOAT)
-            wide, T = extensions.split_gated(gated, copies)
-            y = _record_beyond(ctx, gated, wide, T, x, g, f"gated_{copies}", trial)
-            error = _descend(gated, wide, T, x, y, steps, lr)
-            ctx.record(
-                "flow_error",
-                error,
-                unit="1",
-                direction="lower",
-                case=f"gated_{copies}",
-                trial=trial,
-                steps=steps,
-            )
-        ctx.progress((trial + 1) / trials)
-
-
-def _record_beyond(
-    ctx: Context,
-    model: nn.Module,
-    wide: nn.Module,
-    T: Embedding,
-    x: Tensor,
-    g: torch.Generator,
-    case: str,
-    trial: int,
-) -> Tensor:
-    y = torch.sign(torch.randn(len(x), generator=g, dtype=FLOAT))
-    for metric, value in zip(DEFECTS, defects(model, wide, T, x, y), strict=True):
-        ctx.record(metric, value, unit="1", direction="lower", case=case, trial=trial)
-    return y
-
-
-def _descend(
-    model: nn.Module, wide: nn.Module, T: Embedding, x: Tensor, y: Tensor, steps: int, lr: float
-) -> float:
-    """Return the largest relative trajectory error of gradient descent with the wide step ``lr / tau``."""
-    narrow = torch.optim.SGD(model.parameters(), lr=lr)
-    broad = torch.optim.SGD(wide.parameters(), lr=lr / T.tau)
-    worst = 0.0
-    for _ in range(steps):
-        for net, optimiser in ((model, narrow), (wide, broad)):
-            optimiser.zero_grad()
-            nn.functional.softplus(-y * net(x).squeeze(-1)).mean().backward()
-            optimiser.step()
-        image = T(dict(model.named_parameters()))
-        actual = dict(wide.named_parameters())
-        gap = _flat({name: actual[name] - image[name] for name in image}).norm() / _flat(image).norm()
-        worst = max(worst, float(gap))
-    return worst
-
 
 # ---------------------------------------------------------------- Table 1
 
@@ -203,7 +27,8 @@ class Toy:
     """One row of Table 1. centre: of the Gaussians (0: images). batch: 0 is full batch.
 
     repeat: first epoch's batches for ever (released code). apart: the wide network draws its own batches.
-    total: the loss is the sum over samples (paper), not the mean (code). pool: average pooling (paper, Exp. 5).
+    total: the loss is the sum over samples (paper), not the mean (code). pool: average pooling (paper,
+    Exp. 5).
     """
 
     released_seed: int
@@ -235,7 +60,7 @@ TOYS = {
 
 @dataclass
 class ToyPair:
-    """One drawn pair: narrow model, data, map, and the generator in the state that the released code leaves."""
+    """One drawn pair: narrow model, data, map, and the generator as the released code leaves it."""
 
     model: nn.Sequential
     x: Tensor
@@ -275,7 +100,7 @@ def draw_toy(toy: Toy, seed: int, coefficients: str | Sequence[float]) -> ToyPai
         c = [random_coefficients(2, own) for _ in range(units)]
     else:
         c = [[float(v) for v in coefficients]] * units
-    return ToyPair(model, x, y, split_layer(model, "0", c)[1], g)  # type: ignore[arg-type]
+    return ToyPair(model, x, y, split_layer(model, "0", c)[1], g)
 
 
 def toy_batches(toy: Toy, net: StackedNet, pairs: Sequence[ToyPair]) -> tuple[Callable[[int], Batch], ...]:
@@ -335,7 +160,11 @@ def table_1(ctx: Context, *, exp: str, seed: list[int], coefficients: list[str],
         watch=watch,
     )
     for i, p in enumerate(pairs):
-        where = {"exp": exp, "seed": seed[i % len(seed)], "coefficients": coefficients[i // len(seed)]}
+        where: dict[str, Any] = {
+            "exp": exp,
+            "seed": seed[i % len(seed)],
+            "coefficients": coefficients[i // len(seed)],
+        }
         record_pair(ctx, record, i, where)
         if rates:
             values = [float(r[i]) for r in rates]
@@ -351,7 +180,7 @@ def _times(record: PairRecord, toy: Toy) -> list[float]:
 
 
 def _save_boundary(
-    ctx: Context, net: StackedNet, pair: ToyPair, record: PairRecord, i: int, where: dict[str, str | int]
+    ctx: Context, net: StackedNet, pair: ToyPair, record: PairRecord, i: int, where: dict[str, Any]
 ) -> None:
     """Record where both networks change sign along 181 rays from the origin, as the angle of the boundary."""
     angles = np.linspace(0, 2 * np.pi, 721)
@@ -368,8 +197,12 @@ def record_steps(steps: int, count: int = 60) -> list[int]:
     return sorted({*spaced, *even})
 
 
-def record_pair(ctx: Context, record: PairRecord, i: int, where: dict[str, str | int]) -> None:
+def record_pair(ctx: Context, record: PairRecord, i: int, where: dict[str, Any]) -> None:
     """Record column i of a pair record: curves by step, and maxima and finals."""
+    norm = float(record.norm_wide[-1, i])
+    ctx.record("diverged", float(not np.isfinite(norm)), unit="1", direction="lower", **where)
+    if not np.isfinite(norm):
+        return  # a step size beyond stability: overflow of both networks, counted above
     for metric, table in (
         ("error", record.error),
         ("error_window", record.error_max),
@@ -378,7 +211,6 @@ def record_pair(ctx: Context, record: PairRecord, i: int, where: dict[str, str |
     ):
         ctx.record_many(metric, table[:, i].tolist(), unit="1", direction="lower", step=record.steps, **where)
     worst, final = float(record.max_error[i]), float(record.error[-1, i])
-    norm = float(record.norm_wide[-1, i])
     finals = {
         "max_error": worst,
         "final_error": final,
@@ -396,7 +228,7 @@ def record_pair(ctx: Context, record: PairRecord, i: int, where: dict[str, str |
 
 
 def binary_images(ctx: Context, name: str, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return images of two classes in [-1, 1], (n, 1, side, side) float64, and labels -1 / +1 in that order."""
+    """Return images of two classes in [-1, 1], (n, 1, side, side), and labels -1 / +1 in that order."""
     images = ctx.dataset(name)
     data, targets = np.asarray(images.data), np.asarray(images.targets)
     use = np.isin(targets, classes)
@@ -450,7 +282,7 @@ def table_2(
         watch=watch,
     )
     for i, s in enumerate(seed):
-        where: dict[str, str | int] = {"model": model, "seed": s}
+        where: dict[str, Any] = {"model": model, "seed": s}
         record_pair(ctx, record, i, where)
         for metric in watched[0]:
             values = [float(w[metric][i]) for w in watched]

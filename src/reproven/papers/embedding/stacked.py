@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -99,16 +100,12 @@ class StackedNet:
         """Return weight i as (pairs, out, in); average pooling is folded into the layer that reads it."""
         if self.conv is None:
             return weight
-        _, kernel, side, pool = self.conv
         if i == 0:
             return weight.flatten(2)
-        if i > 1 or pool == 1:
+        if i > 1 or self.conv[3] == 1:
             return weight
-        full = side - kernel + 1
-        grid = weight.unflatten(2, (-1, full // pool, full // pool)) / pool**2
-        grid = grid.repeat_interleave(pool, 3).repeat_interleave(pool, 4)
-        rest = full - full // pool * pool
-        return F.pad(grid, (0, rest, 0, rest)).flatten(2)
+        pool = self._pooling(weight)
+        return (weight.unflatten(2, (-1, len(pool))) @ pool).flatten(2)
 
     def _fold(self, i: int, gradient: Tensor, like: Tensor) -> Tensor:
         """Return the gradient of weight i from that of its matrix: the adjoint of `_matrix`."""
@@ -116,10 +113,14 @@ class StackedNet:
             return gradient
         if i == 0:
             return gradient.view_as(like)
+        pool = self._pooling(gradient)
+        return (gradient.unflatten(2, (-1, pool.shape[1])) @ pool.T).flatten(2)
+
+    def _pooling(self, like: Tensor) -> Tensor:
+        """Return average pooling as a matrix (pooled positions, positions)."""
+        assert self.conv is not None
         _, kernel, side, pool = self.conv
-        full, kept = side - kernel + 1, (side - kernel + 1) // pool
-        grid = gradient.unflatten(2, (-1, full, full))[..., : kept * pool, : kept * pool]
-        return grid.unflatten(4, (kept, pool)).unflatten(3, (kept, pool)).mean((4, 6)).flatten(2)
+        return _pooling_matrix(side - kernel + 1, pool, like.dtype, like.device)
 
     def outputs(self, stack: Stack, x: Tensor) -> Tensor:
         """Return ``Phi(theta_p; x_k)``, (pairs, n)."""
@@ -163,6 +164,12 @@ class StackedNet:
                     else torch.ops.aten.leaky_relu_backward(back.view_as(z), z, slope, False)
                 )
         return value, gradient
+
+
+@lru_cache(maxsize=16)
+def _pooling_matrix(full: int, pool: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    unit = torch.eye(full * full, dtype=dtype, device=device).view(1, full * full, full, full)
+    return F.avg_pool2d(unit, pool)[0].flatten(1).T.contiguous()
 
 
 def loss_and_slope(out: Tensor, batch: Batch, loss: str) -> tuple[Tensor, Tensor]:

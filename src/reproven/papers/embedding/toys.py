@@ -38,18 +38,19 @@ def five_by_five(seed: int) -> tuple[Tensor, Tensor]:
 
 
 def separable_images(generator: torch.Generator, std: float = 0.8) -> tuple[Tensor, Tensor]:
-    """Return 50 + 50 images 1x5x5 around ``(2, -2, 2, ...)`` and its mirror image.
+    """Return 50 + 50 images 1x5x5: three rows around 2 and two around -2, and the mirror image.
 
-    Exp. 5 as the paper describes it: 100 separable samples. Reconstructed: the two Gaussians of Exps 1 to
-    4 carried to 25 pixels, alternating columns.
+    Exp. 5 as the paper describes it: 100 separable samples. Reconstructed: the Gaussians of Exps 1 to 4
+    carried to 25 pixels.
     """
-    centre = torch.tensor([2.0, -2.0, 2.0, -2.0, 2.0], dtype=torch.float64).expand(1, 5, 5)
+    centre = torch.tensor([2.0, 2.0, 2.0, -2.0, -2.0], dtype=torch.float64).view(1, 5, 1).expand(1, 5, 5)
+    half = SAMPLES // 2
     halves = [
-        torch.randn(SAMPLES // 2, 1, 5, 5, dtype=torch.float64, generator=generator) * std + sign * centre
+        torch.randn(half, 1, 5, 5, dtype=torch.float64, generator=generator) * std + sign * centre
         for sign in (1, -1)
     ]
     y = torch.ones(SAMPLES, dtype=torch.float64)
-    y[SAMPLES // 2 :] = -1
+    y[half:] = -1
     return torch.cat(halves), y
 
 
