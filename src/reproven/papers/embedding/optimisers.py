@@ -136,7 +136,7 @@ class AdaptiveRule:
         scale: Stack | None = None,
         rate: float = 1.0,
     ) -> None:
-        """Update `stack` and `state` in place. scale: ``T(1)`` of a wide stack or None; rate: factor of lr."""
+        """Update `stack` and `state` in place. scale: T(1) of a wide stack or None; rate: factor of lr."""
         state.t += 1
         for name, theta in stack.items():
             g = gradient[name]

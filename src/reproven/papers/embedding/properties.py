@@ -184,5 +184,3 @@ def _descend(
         gap = _flat({name: actual[name] - image[name] for name in image}).norm() / _flat(image).norm()
         worst = max(worst, float(gap))
     return worst
-
-
