@@ -47,7 +47,7 @@ from reproven.papers.embedding.transverse import (
 def _whole(ctx: Context, net: StackedNet, x: Tensor, y: Tensor) -> Batch:
     """Return the full batch, shared by all pairs."""
     weight = torch.full_like(y, 1 / len(y))
-    return Batch(net.inputs(x).to(ctx.device), y.to(ctx.device), weight.to(ctx.device))
+    return Batch(net.inputs(x).contiguous().to(ctx.device), y.to(ctx.device), weight.to(ctx.device))
 
 
 def _constant(batch: Batch) -> Callable[[int], Batch]:
@@ -83,7 +83,7 @@ def _run_rule(
 
     record = train_pairs(
         net, narrow, embedding, lambda step: batch, rule, steps,
-        records=record_steps(steps, 30), loss="logistic", wide=wide, watch=watch,
+        records=record_steps(steps, 30), loss="logistic", wide=wide, watch=watch, every_step=False,
     )  # fmt: skip
     table = torch.stack(seen)
     for i, axes in enumerate(where):
@@ -204,7 +204,7 @@ def kkt_panel(
     schedule = _decay(decay)
     record = train_pairs(
         net, stack_models(models), embedding, lambda step: batch, rule, steps,
-        records=keep, loss="logsumexp", lr_at=schedule, watch=watch,
+        records=keep, loss="logsumexp", every_step=False, lr_at=schedule, watch=watch,
     )  # fmt: skip
     for i, s in enumerate(seed):
         ctx.record("final_log_loss", float(record.loss_narrow[-1, i]), unit="1", direction="lower", seed=s)
@@ -220,7 +220,7 @@ def kkt_panel(
 
     train_pairs(
         net, stack_models(others), stack_embeddings([Embedding()] * len(seed)), lambda step: batch, rule,
-        steps, records=keep, loss="logsumexp", lr_at=schedule, watch=independent,
+        steps, records=keep, loss="logsumexp", every_step=False, lr_at=schedule, watch=independent,
     )  # fmt: skip
 
 
@@ -350,7 +350,10 @@ def _run_precision(
         rows["wide"].append(net.loss_and_gradient(right, exact)[0])
 
     rule = GradientRule(toy.lr)
-    record = train_pairs(net, narrow, embedding, lambda step: batch, rule, steps, records=kept, watch=watch)
+    record = train_pairs(
+        net, narrow, embedding, lambda step: batch, rule, steps,
+        records=kept, watch=watch, every_step=False,
+    )  # fmt: skip
     times = toy.lr * np.asarray(record.steps, dtype=float)
     return times, {key: torch.stack(value).numpy() for key, value in rows.items()}
 
@@ -414,7 +417,7 @@ def condensation(
         start = stack_models(models)
         record = train_pairs(
             net, start, stack_embeddings([Embedding()] * len(models)), _constant(batch),
-            GradientRule(lr, normalised=True, relative=True), steps, records=[], loss="logsumexp",
+            GradientRule(lr, normalised=True, relative=True), steps, records=[], loss="logsumexp", every_step=False,
             lr_at=_decay(decay),
         )  # fmt: skip
         for phase, stack in (("start", start), ("end", record.narrow)):

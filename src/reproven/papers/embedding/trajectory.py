@@ -68,6 +68,7 @@ def train_pairs(
     wide_batches: Batches | None = None,
     lr_at: Callable[[int], float] | None = None,
     watch: Callable[[int, Stack, Stack], None] | None = None,
+    every_step: bool = True,
 ) -> PairRecord:
     """Train each pair for `steps` updates from ``eta(0) = T theta(0)`` and record its trajectory error.
 
@@ -75,7 +76,8 @@ def train_pairs(
     batches: step -> `Batch`; wide_batches: other batches for the wide network (Exp. 4). rule: an update rule.
     records: steps (1-based) after which a row is kept; the last step always is. wide: another start of the
     wide network (controls). lr_at: factor of the step size at a step, e.g. a schedule; None: 1.
-    watch: called as ``watch(step, narrow, wide)`` at each record.
+    watch: called as ``watch(step, narrow, wide)`` at each record. every_step: take e_t after each step, not
+    only at records (then `error_max` is a maximum over records).
     Returns a `PairRecord`. Source: Section 5, Thm 5.2; discrete steps preserve T theta exactly for any
     step size.
     """
@@ -98,8 +100,9 @@ def train_pairs(
             rate = 1.0 if lr_at is None else lr_at(step - 1)
             rule.step(theta, gradient, value, states[0], None, rate)
             rule.step(eta, wide_gradient, wide_value, states[1], scale, rate)
-            error = trajectory_error(embedding, theta, eta)
-            worst = torch.maximum(worst, error)
+            if every_step or step == keep[at]:
+                error = trajectory_error(embedding, theta, eta)
+                worst = torch.maximum(worst, error)
             if step == keep[at]:
                 at += 1
                 for key, row in zip(

@@ -120,7 +120,7 @@ def growth_rates(net: StackedNet, stack: Stack, batch: Batch, loss: str = "expon
     _, delta = loss_and_slope(out, batch, loss)
     n = delta.shape[-1]
     x = batch.x if batch.x.ndim == 3 else batch.x.expand(len(z), *batch.x.shape)
-    slope = torch.where(z > 0, 1.0, net.slopes[0]).to(z)
+    slope = torch.where(z > 0, torch.ones_like(z), net.slopes[0])
     weighted = slope.unflatten(-1, (-1, n)) * delta[:, None, None, :]
     v = torch.einsum("pcqn,pdqn->pcqd", weighted, x.unflatten(-1, (-1, n)))
     return torch.linalg.matrix_norm(v.double(), ord=2)
