@@ -250,12 +250,12 @@ def _show(findings: Findings, console: Console, tiers: set[str] | None) -> None:
             printed = "" if row.paper_value is None else f"{row.paper_value:.4g}"
             table.add_row(row.verdict, row.experiment, row.target, ours, printed, row.reason)
     console.print(table)
-    for row in tables.summary_rows(findings.rows, findings.seconds):
-        if tiers is None or row["tier"] in tiers:
-            claims = f"{row['claims_hold']} of {row['claims_total']} claims hold, {row['claims_violated']} violated"
-            values = f"{row['values_reproduced']} of {row['values_total']} values reproduced"
-            rest = f"{row['blocked']} blocked, {row['failed']} failed, {row['seconds']} s"
+    for line in tables.summary_rows(findings.rows, findings.seconds):
+        if tiers is None or line["tier"] in tiers:
+            claims = f"{line['claims_hold']} of {line['claims_total']} claims hold, {line['claims_violated']} violated"
+            values = f"{line['values_reproduced']} of {line['values_total']} values reproduced"
+            rest = f"{line['blocked']} blocked, {line['failed']} failed, {line['seconds']} s"
             console.print(
-                f"{findings.paper}, {row['tier']}, {row['hardware']}: {claims}; {values}; {rest}",
+                f"{findings.paper}, {line['tier']}, {line['hardware']}: {claims}; {values}; {rest}",
                 highlight=False,
             )

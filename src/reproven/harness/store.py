@@ -88,7 +88,8 @@ class Store:
                 pass
         except OSError as error:
             raise UserError(
-                f"results folder {self.root} is not writable ({error.strerror}); set results=<folder> or REPROVEN_RESULTS"
+                f"results folder {self.root} is not writable ({error.strerror}); "
+                "set results=<folder> or REPROVEN_RESULTS"
             ) from None
 
     def folder(self, paper: str, run_id: str) -> Path:
@@ -200,7 +201,7 @@ def frame(results: Iterable[Result]) -> pd.DataFrame:
     """
     parts = []
     for result in results:
-        shared = {k: result[k] for k in ("experiment", "paper", "tier", "hardware", "seed")}  # type: ignore[literal-required]
+        shared = {k: result[k] for k in ("experiment", "paper", "tier", "hardware", "seed")}
         for series in result["measurements"]:
             columns = {"run": result["run_id"], **shared, "method": "", "dataset": "", **series["coords"]}
             values = [float(v) for v in series["values"]]
