@@ -154,8 +154,8 @@ def _decay(base: float) -> Callable[[int], float]:
 
 
 def kkt_panel(
-    ctx: Context, *, seed: list[int], steps: int, checkpoints: list[int], width: int, lr: float, decay: float,
-    classes: Sequence[int],
+    ctx: Context, *, seed: list[int], steps: int, control_steps: int, checkpoints: list[int], width: int,
+    lr: float, decay: float, classes: Sequence[int],
 ) -> None:  # fmt: skip
     """Late-phase training of pairs and the KKT certificate of both networks at checkpoints (C7, C8).
 
@@ -188,7 +188,7 @@ def kkt_panel(
         return multipliers
 
     def watch(step: int, theta: Stack, eta: Stack) -> None:
-        ctx.progress(0.7 * step / steps, f"step {step}")
+        ctx.progress(0.8 * step / steps, f"step {step}")
         image = embedding(theta)
         direction = _direction_gap(image, eta)
         error = relative_error(embedding, theta, eta)
@@ -210,17 +210,17 @@ def kkt_panel(
         ctx.record("final_log_loss", float(record.loss_narrow[-1, i]), unit="1", direction="lower", seed=s)
 
     def independent(step: int, theta: Stack, eta: Stack) -> None:
-        ctx.progress(0.7 + 0.3 * step / steps, "independent")
+        ctx.progress(0.8 + 0.2 * step / control_steps, "independent")
         certify(step, theta, wide_model, "independent")
         image = embedding(record.narrow)
-        if step == steps:
+        if step == control_steps:
             gap = _direction_gap(image, theta)
             for i, s in enumerate(seed):
                 ctx.record("independent_direction_error", float(gap[i]), unit="1", step=step, seed=s)
 
     train_pairs(
         net, stack_models(others), stack_embeddings([Embedding()] * len(seed)), lambda step: batch, rule,
-        steps, records=keep, loss="logsumexp", every_step=False, lr_at=schedule, watch=independent,
+        control_steps, records=keep, loss="logsumexp", every_step=False, lr_at=schedule, watch=independent,
     )  # fmt: skip
 
 
@@ -376,10 +376,14 @@ def _record_escape(
     level = 0.01 * column["norm"]
     escape = crossing_time(times, error / level, 1.0)
     ctx.record("escaped", float(np.isfinite(escape)), unit="1", **where)
-    ctx.record("log_inverse_epsilon", -float(np.log(epsilon)), unit="1", **where)
+    moved = float(abs(column["narrow"][-1] - column["narrow"][len(times) // 2]))
+    ctx.record("late_loss_change", moved, unit="1", **where)
     ctx.record("final_sigma_max", float(sigma[-1]), unit="1/time", **where)
     if np.isfinite(escape):
+        until = np.concatenate([times[times < escape], [escape]])
+        growth = float(np.trapezoid(np.interp(until, times, sigma), until))
         ctx.record("escape_time", escape, unit="time", **where)
+        ctx.record("escape_growth", growth, unit="1", log_inverse_epsilon=-float(np.log(epsilon)), **where)
     start = max(low, 1e4 * epsilon)
     rate, points = fitted_rate(times, error, start, high)
     if points >= 5:
@@ -390,7 +394,8 @@ def _record_escape(
         predicted = predicted_crossing(times, sigma, begin, float(level[-1] / start))
         if np.isfinite(predicted) and np.isfinite(escape):
             ctx.record("escape_time_predicted", predicted, unit="time", **where)
-            ctx.record("escape_ratio", escape / predicted, unit="1", **where)
+            miss = max(escape / predicted, predicted / escape)
+            ctx.record("escape_misprediction", miss, unit="x", direction="lower", **where)
 
 
 def condensation(

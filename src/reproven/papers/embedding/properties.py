@@ -76,7 +76,7 @@ def map_properties(ctx: Context, *, architecture: list[str], trials: int, splits
                 rows.append(defects(model, wide, T, x, y))
             for metric, values in zip(DEFECTS, zip(*rows, strict=True), strict=True):
                 ctx.record_many(
-                    metric, values, unit="1", direction="lower", architecture=name, method=method,
+                    metric, values, unit="1", direction="lower", architecture=name, method=method, splits=splits,
                     trial=range(trials),
                 )  # fmt: skip
         ctx.progress((done + 1) / len(architecture), name)
