@@ -236,7 +236,7 @@ def test_repaired_adam_keeps_a_dead_copy_dead():
         net, stack_models([model]), stacked, lambda s: batch, AdaptiveRule(0.01), 30, records=[]
     )
     assert float(plain.max_error) < 1e-13  # one live copy: nothing to break
-    wide, T = splitting.split(model, "0", 0, [0.6, 0.8])
+    _, T = splitting.split(model, "0", 0, [0.6, 0.8])
     broken = train_pairs(
         net, stack_models([model]), stack_embeddings([T]), lambda s: batch, AdaptiveRule(0.01), 30, records=[]
     )

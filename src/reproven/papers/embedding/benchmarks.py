@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from typing import Any
 
 import torch
 
@@ -57,7 +58,7 @@ def pairs(ctx: Context, *, case: list[str], count: int, steps: int, loop_pairs: 
             for (left, right), T, (x, y) in zip(trained, maps, data, strict=False):
                 train_pair(left, right, T, [(x, y)] * steps, lambda p: torch.optim.SGD(p, lr=0.01))
             loop = loop_pairs * steps / (time.perf_counter() - begin)
-            where = {"case": name, "repeat": repeat}
+            where: dict[str, Any] = {"case": name, "repeat": repeat}
             ctx.record(
                 "pair_steps_per_second", stacked, unit="1/s", direction="higher", way="stacked", **where
             )

@@ -34,12 +34,10 @@ def ray_distance(
             if now <= captured * (1 + 1e-14):
                 break
             captured = now
-            for g in range(rays):  # one step of the power method on c >= 0: never lowers what a ray captures
-                c = along[:, g] * (owner == g)
-                direction = c @ x
-                length = np.linalg.norm(direction)
-                if length > 0:
-                    z[g] = direction / length
+            c = np.where(np.arange(rays) == owner[:, None], along, 0.0)
+            direction = c.T @ x  # one power step on c >= 0 a ray: never lowers what the ray captures
+            length = np.linalg.norm(direction, axis=1, keepdims=True)
+            z = np.where(length > 0, direction / length.clip(1e-300), z)
         lost = max(total - captured, 0.0)
         if lost < best:
             best, groups = lost, owner

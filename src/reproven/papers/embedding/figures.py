@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Readable without colour: a dash pattern and a grey beside each hue.
-STYLES = [
+STYLES: list[dict[str, Any]] = [
     {"color": "#1b1b1b", "linestyle": "-"},
     {"color": "#c44e00", "linestyle": "--"},
     {"color": "#2a6fb0", "linestyle": "-."},
