@@ -17,7 +17,12 @@ from reproven.papers.sac_bl.step_up import TIE, Info, check_open_unit, step_up
 
 
 def bl(
-    p: np.ndarray, *, alpha: float = 0.05, gamma: float = 0.8, delta: float | None = None, k: int | None = None
+    p: np.ndarray,
+    *,
+    alpha: float = 0.05,
+    gamma: float = 0.8,
+    delta: float | None = None,
+    k: int | None = None,
 ) -> tuple[np.ndarray, Info]:
     """BL: reject the i* smallest p-values, i* = max{i : p_(i)^gamma <= delta alpha i / n}.
 
@@ -45,7 +50,9 @@ def stake(alpha: float, gamma: float, delta: float | None) -> float:
     if delta is None:
         return 1 - gamma
     if delta <= 0 or gamma + delta > 1 + TIE:
-        raise ValueError(f"gamma + delta = {gamma + delta:g} with delta={delta}: need delta > 0, gamma + delta <= 1")
+        raise ValueError(
+            f"gamma + delta = {gamma + delta:g} with delta={delta}: need delta > 0, gamma + delta <= 1"
+        )
     return delta
 
 
@@ -142,7 +149,9 @@ def _power_sum(k: int, gamma: float) -> float:
     return 1.0 if math.isinf(gamma) else float(np.sum(np.arange(1.0, k + 2.0) ** -gamma))
 
 
-def k_min(*, alpha: float = 0.05, gamma: float = 0.8, delta: float | None = None, detectable: float = 1.0) -> int:
+def k_min(
+    *, alpha: float = 0.05, gamma: float = 0.8, delta: float | None = None, detectable: float = 1.0
+) -> int:
     """Smallest calibration set with which BL can reject, when a fraction of the tests ties at the minimal p-value.
 
     1/(k+1) <= (delta alpha pi)^(1/gamma). Source: reconstructed (dossier 5.4, item 8, and section 7).

@@ -121,7 +121,9 @@ def check_p(p: np.ndarray) -> np.ndarray:
         raise ValueError(f"p-values of shape {p.shape}: need at least one on the last axis")
     low, high = p.min(), p.max()
     if not (low >= 0 and high <= 1):
-        raise ValueError(f"p-values must lie in [0, 1], got a range of [{low}, {high}]; NaN scores give NaN here")
+        raise ValueError(
+            f"p-values must lie in [0, 1], got a range of [{low}, {high}]; NaN scores give NaN here"
+        )
     return p
 
 
