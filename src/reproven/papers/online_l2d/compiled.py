@@ -12,7 +12,7 @@ from typing import Any
 try:
     import numba
 except ImportError:  # the extra `online_l2d` is not installed
-    numba = None
+    numba = None  # type: ignore[assignment]
 
 COMPILED = numba is not None
 

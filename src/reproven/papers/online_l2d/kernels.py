@@ -124,7 +124,7 @@ def softmax(scores, k, out):
 
 @njit
 def distribution(sampler, gamma, scores, k, u, out):
-    """out = (1 - gamma) q + gamma / k; q is one-hot at the argmax (ties by u) or softmax. Returns the argmax."""
+    """out = (1 - gamma) q + gamma / k, q one-hot at the argmax (ties by u) or softmax. Returns the argmax."""
     greedy = argmax_random_ties(scores, k, u)
     if sampler == SOFTMAX:
         softmax(scores, k, out)

@@ -77,7 +77,9 @@ class OnlineL2D:
 
     def __post_init__(self) -> None:
         choices = {"surrogate": SURROGATES, "sampler": SAMPLERS, "feedback": FEEDBACK, "step": STEPS}
-        for name, known in (choices | {"estimator": ("iw", "dr"), "schedule": ("horizon", "anytime")}).items():
+        for name, known in (
+            choices | {"estimator": ("iw", "dr"), "schedule": ("horizon", "anytime")}
+        ).items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} {getattr(self, name)!r} is unknown: use one of {', '.join(known)}")
         for name in ("radius", "eta", "ridge"):

@@ -1,8 +1,8 @@
 """The reconstructed algorithm (dossier 3.3) line by line: dictionaries of rows, float64, no tricks.
 
-Symbols are the paper's: x~ the augmented input, A_t the pool, E_t its experts, K = |A_t|, gamma_t exploration,
-p_t the sampling distribution, W the score matrix, B its radius, rho the input bound. Rows are keyed by action:
-labels 0..n-1, experts n + j; an expert's row is appended, as zeros, when it is first seen.
+Symbols are the paper's: x~ the augmented input, A_t the pool, E_t its experts, K = |A_t|, gamma_t
+exploration, p_t the sampling distribution, W the score matrix, B its radius, rho the input bound. Rows are
+keyed by action: labels 0..n-1, experts n + j; an expert's row is appended, as zeros, when it is first seen.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class ReferenceLearner:
 
     def gamma(self) -> float:
         h = self.T if self.method.schedule == "horizon" else self.t
-        return min(1.0, self.method.kappa * h ** -self.method.exponent)
+        return min(1.0, self.method.kappa * h**-self.method.exponent)
 
     def argmax(self, s: np.ndarray, u: float) -> int:
         best = np.flatnonzero(s == s.max())
@@ -69,14 +69,14 @@ class ReferenceLearner:
 
     def observation(self, A: list[int], p: np.ndarray, i: int) -> tuple[np.ndarray, np.ndarray]:
         """Return (o, q): which costs are observed after playing A[i], and with what probability each is."""
-        A_ = np.array(A)
-        o = A_ == A_[i]
+        rows = np.array(A)
+        o = rows == rows[i]
         q = p.copy()
         if self.method.feedback == "full":
             return np.ones(len(A), bool), np.ones(len(A))
         if self.method.feedback == "label_after_deferral":
-            is_label = A_ < self.n
-            if A_[i] >= self.n:
+            is_label = np.less(rows, self.n)
+            if rows[i] >= self.n:
                 o = o | is_label
             q = np.where(is_label, p + p[~is_label].sum(), p)
         return o, q

@@ -47,8 +47,10 @@ class Stream:
         if not np.isfinite(self.contexts).all():
             raise ValueError("contexts hold NaN or infinity: drop or impute those rows first")
         if self.wrong.shape != (rounds, experts) or self.index.shape != (rounds,):
-            raise ValueError(f"index, wrong and available disagree: {self.index.shape}, {self.wrong.shape}, "
-                             f"{self.available.shape}; give one row a round")
+            raise ValueError(
+                f"index, wrong and available disagree: {self.index.shape}, {self.wrong.shape}, "
+                f"{self.available.shape}; give one row a round"
+            )
         if self.n_labels == 0 and not self.available.any(axis=1).all():
             raise ValueError("empty pool: without labels every round needs an available expert")
 
@@ -177,8 +179,9 @@ def tabular(
     d, n_labels = labels.shape
     profiles = accuracy if accuracy.ndim == 3 else accuracy[None]
     starts = np.asarray(regime_start, np.int64)
-    index = rng.integers(d, size=rounds).astype(np.int32)
-    label = (rng.random(rounds)[:, None] > labels.cumsum(axis=1)[index][:, :-1]).sum(axis=1).astype(np.int16)
+    index: np.ndarray = rng.integers(d, size=rounds, dtype=np.int32)
+    above = rng.random(rounds)[:, None] > labels.cumsum(axis=1)[index][:, :-1]
+    label: np.ndarray = np.sum(above, axis=1, dtype=np.int16)
     regime = np.searchsorted(starts, np.arange(rounds), side="right") - 1
     wrong = np.empty((rounds, n_experts), np.uint8)
     for j in range(n_experts):
@@ -186,7 +189,9 @@ def tabular(
     mean_cost = np.stack([np.concatenate([1 - labels, 1 - profile.T], axis=1) for profile in profiles])
     best_label = (1 - labels).min(axis=1)
     hard = best_label > np.median(best_label)
-    return Stream(n_labels, np.eye(d), index, label, wrong, available, np.zeros(n_experts), mean_cost, starts, hard)
+    return Stream(
+        n_labels, np.eye(d), index, label, wrong, available, np.zeros(n_experts), mean_cost, starts, hard
+    )
 
 
 def static(rounds: int, rng: np.random.Generator) -> Stream:
@@ -196,7 +201,7 @@ def static(rounds: int, rng: np.random.Generator) -> Stream:
 
 
 def realizable(rounds: int, rng: np.random.Generator) -> Stream:
-    """As `static`, but in each cluster one action has cost 0: an expert in clusters 0-2, a label in 3 and 4."""
+    """As `static`, but one action a cluster has cost 0: an expert in clusters 0-2, a label in 3 and 4."""
     accuracy = np.full((3, 5), 0.4)
     accuracy[[0, 1, 2], [0, 1, 2]] = 1.0
     labels = label_probabilities(4, np.array([0.4, 0.4, 0.4, 1.0, 1.0]))
@@ -204,7 +209,7 @@ def realizable(rounds: int, rng: np.random.Generator) -> Stream:
 
 
 def massart(rounds: int, rng: np.random.Generator) -> Stream:
-    """As `realizable` with noise: the best action is right with probability .9, all others with at most .55."""
+    """As `realizable` with noise: the best action is right with probability .9, all others at most .55."""
     accuracy = np.full((3, 5), 0.4)
     accuracy[[0, 1, 2], [0, 1, 2]] = 0.9
     labels = label_probabilities(4, np.array([0.55, 0.55, 0.55, 0.9, 0.9]))
@@ -223,9 +228,9 @@ def varying(rounds: int, rng: np.random.Generator) -> Stream:
 
     While present each expert toggles on and off with probability .02 a round.
     """
-    departure = np.ones(10)
-    departure[[9, 7]] = 0.75, 0.80
-    available = schedule(rounds, np.arange(10) / 20, departure.tolist(), rng, off=0.02, on=0.02)  # type: ignore[arg-type]
+    arrival = [j / 20 for j in range(10)]
+    departure = [0.75 if j == 9 else 0.80 if j == 7 else 1.0 for j in range(10)]
+    available = schedule(rounds, arrival, departure, rng, off=0.02, on=0.02)
     return tabular(label_probabilities(4, TOP_LABEL), ten_experts(), available, rng)
 
 
@@ -245,4 +250,10 @@ def sized(rounds: int, rng: np.random.Generator, *, experts: int = 3, clusters: 
     return tabular(label_probabilities(4, top), accuracy, np.ones((rounds, experts), np.uint8), rng)
 
 
-SYNTHETIC = {"static": static, "realizable": realizable, "massart": massart, "varying": varying, "shift": shift}
+SYNTHETIC = {
+    "static": static,
+    "realizable": realizable,
+    "massart": massart,
+    "varying": varying,
+    "shift": shift,
+}
