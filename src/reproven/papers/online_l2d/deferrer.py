@@ -64,8 +64,9 @@ class Deferrer:
 
     method: its hyper-parameters. n_labels >= 0: labels it may answer with; 0 is the two-stage router, which
     only routes among experts. dimension >= 1: length of x. horizon: number of rounds, where the method's
-    schedule is "horizon". roster: the only expert ids allowed; None lets new ones join. rho: bound on ||(x, 1)||, and
-    n_experts: how many experts there will be, for ``step="theory"`` only; None uses what was seen so far.
+    schedule is "horizon". roster: the only expert ids allowed; None lets new ones join. rho: bound on
+    ||(x, 1)||, and n_experts: how many experts there will be, for ``step="theory"`` only; None uses what was
+    seen so far.
 
     Every call either succeeds or raises ValueError and leaves the learner as it was.
 

@@ -92,6 +92,12 @@ class Stream:
         fee = self.fee[expert] if self.n_experts else np.zeros(1)
         return np.where(actions < self.n_labels, error, np.minimum(1.0, error + fee))
 
+    def realised_cost_at(self, t: int, row: int) -> float:
+        """Realised cost of `row` in round t."""
+        if row < self.n_labels:
+            return float(row != self.label[t])
+        return float(min(1.0, self.wrong[t, row - self.n_labels] + self.fee[row - self.n_labels]))
+
     def error(self, actions: np.ndarray) -> np.ndarray:
         """1 where the answer given (a label, or the asked expert's) is wrong, (T,)."""
         own = actions != self.label
@@ -179,9 +185,9 @@ def tabular(
     d, n_labels = labels.shape
     profiles = accuracy if accuracy.ndim == 3 else accuracy[None]
     starts = np.asarray(regime_start, np.int64)
-    index: np.ndarray = rng.integers(d, size=rounds, dtype=np.int32)
-    above = rng.random(rounds)[:, None] > labels.cumsum(axis=1)[index][:, :-1]
-    label: np.ndarray = np.sum(above, axis=1, dtype=np.int16)
+    index = rng.integers(d, size=(rounds,), dtype=np.int32)
+    above = rng.random((rounds, 1)) > labels.cumsum(axis=1)[index][:, :-1]
+    label = above.sum(axis=1).astype(np.int16)
     regime = np.searchsorted(starts, np.arange(rounds), side="right") - 1
     wrong = np.empty((rounds, n_experts), np.uint8)
     for j in range(n_experts):
