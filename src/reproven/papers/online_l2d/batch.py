@@ -1,7 +1,7 @@
 """Batch learning-to-defer, trained on the first rounds of a stream and frozen.
 
 Cross-entropy over labels and experts (Mozannar & Sontag 2020; Verma, Barrejon & Nalisnick 2023, softmax) and
-one-versus-all (Verma et al. 2023), linear scores, on pools that change: every term runs over the round's pool.
+one-versus-all (Verma et al. 2023), linear scores, on pools that change: sums run over the round's pool.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class BatchL2D:
     """Play uniformly for the warm-up, fit on it once, then argmax of the frozen scores over the pool.
 
     loss: "ce" or "ova". logged: "full" trains on all costs of the warm-up, which no bandit learner sees;
-    "bandit" on the played ones alone, weighted by 1 / p. penalty > 0: ridge. Experts never seen in the warm-up
-    have no trained score and are never asked.
+    "bandit" on the played ones alone, weighted by 1 / p. penalty > 0: ridge. Experts never seen in the
+    warm-up have no trained score and are never asked.
     """
 
     loss: str = "ce"

@@ -37,7 +37,7 @@ def run_ridge(
             for j in range(d):
                 mean += coefficients[row, j] * x[j]
             value[i] = -mean
-            if rule == UCB or rule == THOMPSON:
+            if rule in (UCB, THOMPSON):
                 variance = 0.0
                 for j in range(d):
                     inner = 0.0
@@ -91,7 +91,9 @@ class RidgeBandit:
     def candidates(self) -> list[RidgeBandit]:
         """Grid for tuning: exploration times ridge, as large as every other method's."""
         return [
-            replace(self, kappa=self.kappa * k, ridge=self.ridge * s) for k in TUNING_GRID for s in TUNING_GRID
+            replace(self, kappa=self.kappa * k, ridge=self.ridge * s)
+            for k in TUNING_GRID
+            for s in TUNING_GRID
         ]
 
     def run(self, stream: Stream, rng: np.random.Generator) -> Trace:
@@ -107,8 +109,8 @@ class RidgeBandit:
             uniforms = rng.random((block.stop - start, 2))
             drawn = (block.stop - start, rows) if self.rule == "thompson" else (0, 0)
             run_ridge(
-                RULES[self.rule], float(self.kappa), stream.n_labels, start + 1, coefficients, inverse, epsilon,
-                contexts, stream.index[block], stream.label[block], stream.wrong[block],
+                RULES[self.rule], float(self.kappa), stream.n_labels, start + 1, coefficients, inverse,
+                epsilon, contexts, stream.index[block], stream.label[block], stream.wrong[block],
                 stream.available[block], stream.fee, uniforms, rng.standard_normal(drawn),
                 actions[block], propensities[block],
             )  # fmt: skip
@@ -149,8 +151,8 @@ class Banditron:
 
         w_a <- w_a + x~ (1[a = a_t] r_t / p_{a_t} - 1[a = argmax])
 
-    with p the greedy mixture, gamma = min(1, kappa T^{-1/3}). Its reward is "the played action was right"; with
-    experts several actions can be right at once, so the mistake-bound argument does not carry over.
+    with p the greedy mixture, gamma = min(1, kappa T^{-1/3}). Its reward is "the played action was right";
+    with experts several actions can be right at once, so the mistake-bound argument does not carry over.
     """
 
     kappa: float = 1.0

@@ -49,7 +49,8 @@ class VowpalWabbit:
 
         workspace = vowpalwabbit.Workspace(self.command(stream.rounds))
         shared = [
-            "shared |s " + " ".join(f"{j}:{v:.6g}" for j, v in enumerate(x) if v != 0.0) for x in stream.contexts
+            "shared |s " + " ".join(f"{j}:{v:.6g}" for j, v in enumerate(x) if v != 0.0)
+            for x in stream.contexts
         ]
         names = [f"|a {row}" for row in range(stream.rows)]
         pools = stream.pool()
