@@ -77,7 +77,9 @@ class Context:
         """Return a CPU torch generator for `purpose` that varies with `axes` alone."""
         return seeds.torch_generator(self.seed, purpose, **axes)
 
-    def record(self, metric: str, value: float, *, unit: str = "", direction: str = "", **coords: Scalar) -> None:
+    def record(
+        self, metric: str, value: float, *, unit: str = "", direction: str = "", **coords: Scalar
+    ) -> None:
         """Record one raw measurement at `coords` (step, n, split, layer, method, dataset...)."""
         self.record_many(metric, [value], unit=unit, direction=direction, **coords)
 
