@@ -1,7 +1,8 @@
-"""Experiments on synthetic streams: theory on numbers (section 4), growth (E1, E2), shift (E3), ablations (E5)."""
+"""Experiments on synthetic streams: theory on numbers, growth (E1, E2), shift (E3), ablations (E5)."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,7 +46,11 @@ def theory(ctx: Context, *, instances: int, programs: int, pairs: int) -> None:
             p = calibration.sampling_distribution(method.sampler, scores, gamma)
             gradients = calibration.played_gradients(method, 3, scores, costs, p, gamma)
             bias = np.abs(p @ gradients - calibration.full_gradient(method.surrogate, scores, costs)).max()
-            coords = {"surrogate": method.surrogate, "sampler": method.sampler, "gamma": gamma}
+            coords: dict[str, Any] = {
+                "surrogate": method.surrogate,
+                "sampler": method.sampler,
+                "gamma": gamma,
+            }
             coords |= {"estimator": method.estimator, "feedback": method.feedback}
             ctx.record("bias", bias, unit="cost", direction="lower", **coords)
             if method.estimator == "iw" and method.feedback == "bandit":
@@ -55,7 +60,7 @@ def theory(ctx: Context, *, instances: int, programs: int, pairs: int) -> None:
     for i in range(pairs):
         U, V = 3 * rng.normal(size=(2, 5, 4))
         moved = np.linalg.norm(calibration.project(U, 4.0) - calibration.project(V, 4.0))
-        ctx.record("expansion", moved - np.linalg.norm(U - V), unit="1", direction="lower", pair=i)
+        ctx.record("expansion", float(moved - np.linalg.norm(U - V)), unit="1", direction="lower", pair=i)
     ctx.record("append_changes", _changes_by_appending(ctx), unit="count", direction="lower")
     ctx.progress(1.0, "done")
 
@@ -89,7 +94,9 @@ def negative_controls(ctx: Context, *, rounds: int, restarts: int) -> None:
         ctx.record("bias", _enumerated_bias(twin, scores, costs), unit="cost", direction="lower", twin=name)
         ctx.record("absent_plays", _absent_plays(twin, stream), unit="count", direction="lower", twin=name)
         first = [_fresh(twin).argmax(np.zeros(7), u) for u in ctx.generator("ties").random(restarts)]
-        ctx.record("label_zero_first", np.mean(np.equal(first, 0)), unit="1", direction="lower", twin=name)
+        ctx.record(
+            "label_zero_first", float(np.mean(np.equal(first, 0))), unit="1", direction="lower", twin=name
+        )
         ctx.progress((done + 1) / len(twins), name)
 
 
@@ -212,7 +219,7 @@ def shift(ctx: Context, *, rounds: int) -> None:
 def _binned(values: np.ndarray) -> np.ndarray:
     """Means over BINS equal stretches of time."""
     edges = np.linspace(0, len(values), BINS + 1).astype(int)
-    return np.array([values[a:b].mean() for a, b in zip(edges[:-1], edges[1:])])
+    return np.array([values[a:b].mean() for a, b in itertools.pairwise(edges)])
 
 
 def ablation(

@@ -97,11 +97,13 @@ class OnlineL2D:
         return replace(self, **changes)
 
     def candidates(self) -> list[OnlineL2D]:
-        """Grid for tuning: three exploration constants times three scales (radius, or constant step)."""
+        """Grid for tuning: four exploration constants times three scales (radius, or constant step)."""
         name = "eta" if self.step == "constant" else "radius"
         scale = getattr(self, name)
         return [
-            replace(self, kappa=self.kappa * k, **{name: scale * s}) for k in TUNING_GRID for s in TUNING_GRID
+            replace(self, kappa=self.kappa * k, **{name: scale * s})
+            for k in EXPLORATION_GRID
+            for s in SCALE_GRID
         ]
 
     def spec(self, n_labels: int, rows: int, rho: float, rounds: int | None) -> Spec:
@@ -158,4 +160,6 @@ class OnlineL2D:
         return Trace(actions, propensities, info)
 
 
-TUNING_GRID = (1 / 3, 1.0, 3.0)  # multiples of the two knobs that every tuned method has
+# Multiples of the two knobs that every tuned method has: exploration and scale (radius, ridge, rate).
+EXPLORATION_GRID = (1 / 3, 1.0, 3.0, 9.0)
+SCALE_GRID = (1 / 3, 1.0, 3.0)

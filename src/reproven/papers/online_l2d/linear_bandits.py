@@ -11,7 +11,7 @@ import numpy as np
 
 from reproven.papers.online_l2d.compiled import njit
 from reproven.papers.online_l2d.kernels import argmax_random_ties, cost_of, draw, fill_pool, ridge_update
-from reproven.papers.online_l2d.learner import BLOCK, TUNING_GRID, Trace
+from reproven.papers.online_l2d.learner import BLOCK, EXPLORATION_GRID, SCALE_GRID, Trace
 from reproven.papers.online_l2d.streams import Stream
 
 EPSILON_GREEDY, UCB, THOMPSON, SQUARECB = 0, 1, 2, 3
@@ -92,8 +92,8 @@ class RidgeBandit:
         """Grid for tuning: exploration times ridge, as large as every other method's."""
         return [
             replace(self, kappa=self.kappa * k, ridge=self.ridge * s)
-            for k in TUNING_GRID
-            for s in TUNING_GRID
+            for k in EXPLORATION_GRID
+            for s in SCALE_GRID
         ]
 
     def run(self, stream: Stream, rng: np.random.Generator) -> Trace:
@@ -158,8 +158,8 @@ class Banditron:
     kappa: float = 1.0
 
     def candidates(self) -> list[Banditron]:
-        """Grid for tuning: the perceptron is free of scale, so nine exploration constants."""
-        return [replace(self, kappa=self.kappa * 3.0 ** (i / 2)) for i in range(-4, 5)]
+        """Grid for tuning: the perceptron is free of scale, so twelve exploration constants."""
+        return [replace(self, kappa=self.kappa * 3.0 ** (i / 2)) for i in range(-5, 7)]
 
     def run(self, stream: Stream, rng: np.random.Generator) -> Trace:
         """Play the whole stream."""

@@ -41,9 +41,9 @@ def arrays(data: Any) -> tuple[np.ndarray, np.ndarray]:
         x = oriented_gradients(images) if images.shape[1] >= 28 else images.reshape(len(images), -1)
         y = data.targets
     else:
-        from reproven.data import tables
+        from reproven.data.tables import arrays as table_arrays
 
-        x, y = tables.arrays(data)
+        x, y = table_arrays(data)
         spread = np.std(x, axis=0)
         x = x / np.where(spread > 0, spread, 1.0)  # columns of a table have different units, pixels do not
     x, y = np.asarray(x, float), np.asarray(y)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from reproven.harness.errors import require
-from reproven.papers.online_l2d.learner import TUNING_GRID, Trace
+from reproven.papers.online_l2d.learner import EXPLORATION_GRID, SCALE_GRID, Trace
 from reproven.papers.online_l2d.streams import Stream
 
 
@@ -32,7 +32,9 @@ class VowpalWabbit:
     def candidates(self) -> list[VowpalWabbit]:
         """Grid for tuning: exploration times learning rate, as large as every other method's."""
         return [
-            replace(self, kappa=self.kappa * k, rate=self.rate * s) for k in TUNING_GRID for s in TUNING_GRID
+            replace(self, kappa=self.kappa * k, rate=self.rate * s)
+            for k in EXPLORATION_GRID
+            for s in SCALE_GRID
         ]
 
     def command(self, rounds: int) -> str:
