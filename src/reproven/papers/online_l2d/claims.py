@@ -116,8 +116,8 @@ def u_shaped(
 ) -> Decision:
     """The mean over `axis` has its minimum within `factor` of `centre` and rises towards both ends.
 
-    Statistic: the smaller of the two mean log ratios end / minimum, paired over the samples (t intervals, each
-    at half the error). `holds` when both are positive and the minimum is near; `violated` when it is far away
+    Statistic: the smaller of the two mean log ratios end / minimum, paired over the samples (t intervals,
+    each at half the error). `holds` when both are positive and the minimum is near; `violated` when it is far away
     and significantly lower than every near setting.
     """
     table = _pivot(data, samples, axis)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -110,6 +111,11 @@ class Stream:
         """Conditional mean cost of the played rows, (T,)."""
         return self.mean_cost[self.regime(), self.index, actions]
 
+    @cached_property
+    def oracle_cost(self) -> np.ndarray:
+        """Conditional mean cost of each round's best available row, (T,)."""
+        return self.expected_cost(self.best_actions())
+
     def best_actions(self) -> np.ndarray:
         """Row of least conditional mean cost in each round's pool, (T,): the per-round oracle."""
         best = np.empty(self.rounds, np.int64)
@@ -126,7 +132,7 @@ class Stream:
         The comparator is the best available row of each context, which on one-hot contexts is also the best
         fixed matrix under the masked argmax.
         """
-        return self.expected_cost(actions) - self.expected_cost(self.best_actions())
+        return self.expected_cost(actions) - self.oracle_cost
 
     def head(self, rounds: int) -> Stream:
         """The first `rounds` rounds."""
