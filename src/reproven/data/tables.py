@@ -16,16 +16,14 @@ import pyarrow as pa
 
 from reproven.data import provider
 
-MISSING = ("<null>", "?", "")
+_MISSING = ("<null>", "?", "")
 
 
 def arrays(table: datasets.Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Return x, float64 (n, d), and y, int64 (n,), of a table made here; respects selection and shuffling."""
-    if table._indices is not None:
-        table = table.flatten_indices()
-    x = table.data.column("x").combine_chunks()
-    flat = x.flatten().to_numpy(zero_copy_only=False)
-    return flat.reshape(len(table), -1), table.data.column("y").to_numpy()
+    rows = table.with_format("arrow")[:]
+    x = rows.column("x").combine_chunks().flatten()
+    return x.to_numpy(zero_copy_only=False).reshape(len(table), -1), rows.column("y").to_numpy()
 
 
 def feature_names(table: datasets.Dataset) -> list[str]:
@@ -64,7 +62,9 @@ def keel(name: str, drop_missing: bool = False) -> datasets.Dataset:
     path = provider.locate(f"keel_{name}")
     with path.open(newline="", encoding="latin-1") as file:
         rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
-    complete = [row for row in rows if not any(cell in MISSING for cell in row)]
+    if len({len(row) for row in rows}) != 1:
+        raise ValueError(f"{path} is empty or its rows differ in length")
+    complete = [row for row in rows if not any(cell in _MISSING for cell in row)]
     if len(complete) < len(rows) and not drop_missing:
         raise ValueError(
             f"keel set {name!r}: {len(rows) - len(complete)} rows miss values; pass drop_missing=True"

@@ -134,13 +134,11 @@ def entry(group: str, name: str, overrides: Sequence[str] = ()) -> dict[str, Any
 @cache
 def _group(group: str, name: str, overrides: tuple[str, ...]) -> Mapping[str, Any]:
     try:
-        cfg = compose(f"{group}/{name}", overrides=[*_own_folder, *overrides])
+        cfg = compose("entry", overrides=[*_own_folder, f"{group}={name}", *overrides])
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error)) from None
-    node: Any = cfg
-    for part in (group, *name.split("/")[:-1]):
-        node = node[part]
-    return plain(node)
+    node: Mapping[str, Any] = plain(cfg[group])
+    return node
 
 
 def plain(node: Any) -> Any:
