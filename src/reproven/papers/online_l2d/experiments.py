@@ -58,7 +58,7 @@ def theory(ctx: Context, *, instances: int, programs: int, pairs: int) -> None:
                 bound = calibration.second_moment_bound(method.surrogate, 6, gamma)
                 ctx.record("second_moment_share", moment / bound, unit="1", direction="lower", **coords)
     for i in range(pairs):
-        U, V = 3 * rng.normal(size=(2, 5, 4))
+        U, V = rng.normal(size=(2, 5, 4)) * rng.uniform(0.2, 3, size=(2, 1, 1))  # inside the ball and outside
         moved = np.linalg.norm(calibration.project(U, 4.0) - calibration.project(V, 4.0))
         ctx.record("expansion", float(moved - np.linalg.norm(U - V)), unit="1", direction="lower", pair=i)
     ctx.record("append_changes", _changes_by_appending(ctx), unit="count", direction="lower")
@@ -81,23 +81,26 @@ def _changes_by_appending(ctx: Context) -> int:
     )
 
 
-def negative_controls(ctx: Context, *, rounds: int, restarts: int) -> None:
+def negative_controls(ctx: Context, *, replicates: int, rounds: int, restarts: int) -> None:
     """Each broken twin beside the sound learner: bias of the gradient, absent plays, share of label 0 first.
 
-    rounds: of one varying stream; restarts: learners whose first argmax is looked at.
+    rounds: of each varying stream; restarts: learners whose first argmax is looked at.
     """
     twins = {"sound": ReferenceLearner, **BROKEN}
-    stream = SYNTHETIC["varying"](rounds, ctx.generator("controls"))
-    rng = ctx.generator("controls instances")
-    scores, costs = 2 * rng.normal(size=5), rng.random(5)
-    for done, (name, twin) in enumerate(twins.items()):
-        ctx.record("bias", _enumerated_bias(twin, scores, costs), unit="cost", direction="lower", twin=name)
-        ctx.record("absent_plays", _absent_plays(twin, stream), unit="count", direction="lower", twin=name)
-        first = [_fresh(twin).argmax(np.zeros(7), u) for u in ctx.generator("ties").random(restarts)]
-        ctx.record(
-            "label_zero_first", float(np.mean(np.equal(first, 0))), unit="1", direction="lower", twin=name
-        )
-        ctx.progress((done + 1) / len(twins), name)
+    for replicate in range(replicates):
+        stream = SYNTHETIC["varying"](rounds, ctx.generator("controls", replicate=replicate))
+        rng = ctx.generator("controls instances", replicate=replicate)
+        scores, costs = 2 * rng.normal(size=5), rng.random(5)
+        for name, twin in twins.items():
+            coords: dict[str, Any] = {"twin": name, "replicate": replicate}
+            bias = _enumerated_bias(twin, scores, costs)
+            ctx.record("bias", bias, unit="cost", direction="lower", **coords)
+            absent = _absent_plays(twin, stream, ctx.generator("controls play", replicate=replicate))
+            ctx.record("absent_plays", absent, unit="count", direction="lower", **coords)
+            uniforms = ctx.generator("ties", replicate=replicate).random(restarts)
+            zero = [_fresh(twin).argmax(np.zeros(7), u) == 0 for u in uniforms]
+            ctx.record("label_zero_first", float(np.mean(zero)), unit="1", direction="lower", **coords)
+        ctx.progress((replicate + 1) / replicates)
 
 
 def _fresh(twin: type[ReferenceLearner], **changes: Any) -> ReferenceLearner:
@@ -115,12 +118,11 @@ def _enumerated_bias(twin: type[ReferenceLearner], scores: np.ndarray, costs: np
     return float(np.abs(mean - learner.surrogate_gradient(scores, costs)).max())
 
 
-def _absent_plays(twin: type[ReferenceLearner], stream: Stream) -> int:
+def _absent_plays(twin: type[ReferenceLearner], stream: Stream, rng: np.random.Generator) -> int:
     """Rounds in which a twin plays an action outside the pool."""
     contexts, costs, n = stream.augmented(), stream.costs(), stream.n_labels
     learner = twin(OnlineL2D(radius=20.0), n, contexts.shape[1], stream.rows, np.sqrt(2.0), stream.rounds)
     absent = 0
-    rng = np.random.default_rng(0)
     for t in range(stream.rounds):
         here = (n + np.flatnonzero(stream.available[t])).tolist()
         action, _ = learner.decide(contexts[stream.index[t]], here, *rng.random(2))
@@ -129,25 +131,24 @@ def _absent_plays(twin: type[ReferenceLearner], stream: Stream) -> int:
     return absent
 
 
-def growth(ctx: Context, *, stream: str, rounds: Sequence[int]) -> None:
+def growth(ctx: Context, *, stream: str, rounds: Sequence[int], replicates: int) -> None:
     """Pseudo-regret R_T over horizons T, parameters re-tuned to each T by the methods' own schedules.
 
-    One stream per (seed, T), the same for all methods. Also the audit of row 10: rounds in which an absent
-    action was played, the largest |sum p - 1|, the smallest p_a K / gamma; and R_T over v5's bound.
+    One stream per (replicate, T), the same for all methods. Also the audit of row 10: rounds in which an
+    absent action was played, the largest |sum p - 1|, the smallest p_a K / gamma; and R_T over v5's bound.
     """
     require("numba", "online_l2d")
-    total = sum(rounds) * len(ctx.methods)
-    done = 0
-    for T in rounds:
-        world = SYNTHETIC[stream](T, ctx.generator("stream", stream=stream, rounds=T))
+    cases = [(T, replicate) for T in rounds for replicate in range(replicates)]
+    total, done = sum(T for T, _ in cases), 0
+    for T, replicate in cases:
+        world = SYNTHETIC[stream](T, ctx.generator("stream", stream=stream, rounds=T, replicate=replicate))
         for name, method in ctx.methods.items():
-            trace = method.run(world, ctx.generator("learner", rounds=T))
+            trace = method.run(world, ctx.generator("learner", rounds=T, replicate=replicate))
             regret = world.pseudo_regret(trace.actions)
-            coords: dict[str, Any] = {"method": name, "rounds": T, "stream": stream}
+            coords: dict[str, Any] = {"method": name, "rounds": T, "replicate": replicate}
             ctx.record("regret", regret.sum(), unit="cost", direction="lower", **coords)
-            ctx.record(
-                "rate_second_half", regret[T // 2 :].mean(), unit="cost/round", direction="lower", **coords
-            )
+            rate = regret[T // 2 :].mean()
+            ctx.record("rate_second_half", rate, unit="cost/round", direction="lower", **coords)
             absent = (trace.actions >= world.n_labels) & ~_present(world, trace.actions)
             ctx.record("absent_plays", absent.sum(), unit="count", direction="lower", **coords)
             if "sum_error" in trace.info:
@@ -156,8 +157,8 @@ def growth(ctx: Context, *, stream: str, rounds: Sequence[int]) -> None:
                 ctx.record("least_share", share, unit="1", direction="higher", **coords)
                 bound = calibration.published_bound(method.radius, world.rows, np.sqrt(2.0), T)
                 ctx.record("bound_share", regret.sum() / bound, unit="1", direction="lower", **coords)
-            done += T
-            ctx.progress(done / total, f"T={T} {name}")
+        done += T
+        ctx.progress(done / total, f"T={T}")
 
 
 def _present(world: Stream, actions: np.ndarray) -> np.ndarray:
@@ -191,28 +192,31 @@ INTERVALS = {
 }
 
 
-def shift(ctx: Context, *, rounds: int) -> None:
+def shift(ctx: Context, *, rounds: int, replicates: int) -> None:
     """E3: the experts' accuracies are rotated over the clusters at T/2; interval regret and recovery.
 
     Recovery time, as a share of T: from T/2 to the end of the first window of T/64 rounds whose regret is at
     most twice the second quarter's plus .01; 1/2, the most possible, where none is.
     """
     require("numba", "online_l2d")
-    world = SYNTHETIC["shift"](rounds, ctx.generator("stream", rounds=rounds))
-    for done, (name, method) in enumerate(ctx.methods.items()):
-        regret = world.pseudo_regret(method.run(world, ctx.generator("learner")).actions)
-        for interval, (start, stop) in INTERVALS.items():
-            rate = regret[int(start * rounds) : int(stop * rounds)].mean()
-            ctx.record("rate", rate, unit="cost/round", direction="lower", method=name, interval=interval)
-        curve = _binned(regret)
-        ctx.record_many(
-            "rolling_regret", curve, unit="cost/round", direction="lower", method=name, bin=range(BINS)
-        )
-        level = 2 * curve[BINS // 4 : BINS // 2].mean() + 0.01
-        below = np.flatnonzero(curve[BINS // 2 :] <= level)
-        recovery = (below[0] + 1) / BINS if len(below) else 0.5
-        ctx.record("recovery", recovery, unit="T", direction="lower", method=name)
-        ctx.progress((done + 1) / len(ctx.methods), name)
+    for replicate in range(replicates):
+        world = SYNTHETIC["shift"](rounds, ctx.generator("stream", rounds=rounds, replicate=replicate))
+        for name, method in ctx.methods.items():
+            trace = method.run(world, ctx.generator("learner", replicate=replicate))
+            regret = world.pseudo_regret(trace.actions)
+            coords: dict[str, Any] = {"method": name, "replicate": replicate}
+            for interval, (start, stop) in INTERVALS.items():
+                rate = regret[int(start * rounds) : int(stop * rounds)].mean()
+                ctx.record("rate", rate, unit="cost/round", direction="lower", interval=interval, **coords)
+            curve = _binned(regret)
+            ctx.record_many(
+                "rolling_regret", curve, unit="cost/round", direction="lower", bin=range(BINS), **coords
+            )
+            level = 2 * curve[BINS // 4 : BINS // 2].mean() + 0.01
+            below = np.flatnonzero(curve[BINS // 2 :] <= level)
+            recovery = (below[0] + 1) / BINS if len(below) else 0.5
+            ctx.record("recovery", recovery, unit="T", direction="lower", **coords)
+        ctx.progress((replicate + 1) / replicates)
 
 
 def _binned(values: np.ndarray) -> np.ndarray:
@@ -222,20 +226,26 @@ def _binned(values: np.ndarray) -> np.ndarray:
 
 
 def ablation(
-    ctx: Context, *, stream: str, rounds: int, changes: Mapping[str, Sequence[Mapping[str, Any]]]
+    ctx: Context,
+    *,
+    stream: str,
+    rounds: int,
+    replicates: int,
+    changes: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> None:
     """E5: regret of each method with some of its hyper-parameters changed.
 
     changes: name of the ablation -> list of changes (keywords of the method); `setting` is the first value.
     """
     require("numba", "online_l2d")
-    world = SYNTHETIC[stream](rounds, ctx.generator("stream", stream=stream, rounds=rounds))
     cases = [(name, dict(change)) for name, listed in changes.items() for change in listed]
-    for done, (name, change) in enumerate(cases):
-        for method_name, method in ctx.methods.items():
-            trace = method.replace(**change).run(world, ctx.generator("learner"))
+    for replicate in range(replicates):
+        world = SYNTHETIC[stream](rounds, ctx.generator("stream", stream=stream, replicate=replicate))
+        for (name, change), (method_name, method) in itertools.product(cases, ctx.methods.items()):
+            changed = method.replace(**change)
+            trace = changed.run(world, ctx.generator("learner", replicate=replicate))
             regret = world.pseudo_regret(trace.actions).sum()
-            coords: dict[str, Any] = {"method": method_name, "stream": stream, "rounds": rounds}
+            coords: dict[str, Any] = {"method": method_name, "replicate": replicate}
             coords |= {"ablation": name, "setting": next(iter(change.values()))}
             ctx.record("regret", regret, unit="cost", direction="lower", **coords)
-        ctx.progress((done + 1) / len(cases), f"{name} {change}")
+        ctx.progress((replicate + 1) / replicates)
