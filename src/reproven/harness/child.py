@@ -26,6 +26,7 @@ def main(run: dict[str, Any], folder: str, pipe: Connection) -> None:
     _end_with_parent()
     _log_to(Path(folder) / "log.txt")
     os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS=str(run["threads"]), WANDB_MODE="offline")
+    message: tuple[str, Any]
     try:
         message = ("done", _execute(run, Path(folder), pipe))
     except Blocked as reason:

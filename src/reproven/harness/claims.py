@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import itertools
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from reproven.harness import intervals
 from reproven.harness.decision import Decision
 from reproven.harness.errors import UserError, did_you_mean
 
+Estimate = Callable[
+    [pd.DataFrame, float], tuple[float, float, float, int]
+]  # (rows, level) -> ours, low, high, n
 SEVERITY = ("failed", "violated", "inconclusive", "holds")
 
 
@@ -96,11 +100,14 @@ def sampled(data: pd.DataFrame, samples: Sequence[str]) -> pd.Series:
     return data.groupby(list(samples), sort=True, dropna=False)["value"].mean()
 
 
-def per_seed(data: pd.DataFrame, label: str) -> dict[str, float]:
-    """Return what the regression gate keeps of a group: the mean of each base seed."""
+def per_seed(
+    data: pd.DataFrame,
+    label: str,
+    statistic: Callable[[pd.DataFrame], float] = lambda rows: rows["value"].mean(),
+) -> dict[str, float]:
+    """Return what the regression gate keeps of a group: the statistic of each base seed alone."""
     prefix = f"{label}," if label else ""
-    means = data.groupby("seed", sort=True)["value"].mean()
-    return {f"{prefix}seed={_word(seed)}": float(value) for seed, value in means.items()}
+    return {f"{prefix}seed={_word(s)}": float(statistic(rows)) for s, rows in data.groupby("seed", sort=True)}
 
 
 def paired(data: pd.DataFrame, samples: Sequence[str], axis: str, a: Hashable, b: Hashable) -> pd.DataFrame:
@@ -166,7 +173,7 @@ def _against(
     confidence: float,
     floor: float,
     ceiling: float,
-    estimate: Callable[[pd.DataFrame, float], tuple[float, float, float, int]],
+    estimate: Estimate,
     what: str,
 ) -> Decision:
     """Compare an estimate of each group with an allowed range; the level is shared between the groups."""
@@ -178,19 +185,22 @@ def _against(
         slack = min(low - floor, ceiling - high)
         bar = " and ".join(f"{s} {b:g}" for s, b in ((">=", floor), ("<=", ceiling)) if math.isfinite(b))
         reason = f"{what} {ours:.4g} [{low:.4g}, {high:.4g}] against {bar}"
-        decision = Decision(
-            judge(low, high, floor, ceiling), ours, low, high, n, reason, per_seed(rows, label)
-        )
+        kept = per_seed(rows, label, _first(estimate))
+        decision = Decision(judge(low, high, floor, ceiling), ours, low, high, n, reason, kept)
         parts.append((label, decision, slack))
     return combine(parts)
 
 
-def _mean(samples: Sequence[str]) -> Callable[[pd.DataFrame, float], tuple[float, float, float, int]]:
+def _mean(samples: Sequence[str]) -> Estimate:
     def estimate(rows: pd.DataFrame, level: float) -> tuple[float, float, float, int]:
         x = sampled(rows, samples).to_numpy()
         return (float(x.mean()), *intervals.mean_interval(x, level), len(x))
 
     return estimate
+
+
+def _first(estimate: Estimate) -> Callable[[pd.DataFrame], float]:
+    return lambda rows: estimate(rows, 0.95)[0]
 
 
 def _need(data: pd.DataFrame, names: Sequence[str]) -> None:
@@ -293,7 +303,7 @@ def ordering(
     level = 1 - (1 - confidence) / max(1, len(members) * (len(order) - 1))
     parts = []
     for label, rows in members:
-        for a, b in zip(order, order[1:]):
+        for a, b in itertools.pairwise(order):
             table = paired(rows, samples, axis, a, b)
             x = (table["b"] - table["a"]).to_numpy()
             low, high = intervals.mean_interval(x, level)
@@ -301,9 +311,10 @@ def ordering(
             if strict and verdict == "holds" and low <= 0:
                 verdict = "violated" if high <= 0 else "inconclusive"
             ours = float(x.mean())
-            reason = f"{axis}={b} less {a}: {ours:.4g} [{low:.4g}, {high:.4g}] against {'>' if strict else '>='} {-margin:g}"
-            both = rows[same(rows[axis], [a, b])]
-            kept = per_seed(both, f"{label + ',' if label else ''}{axis}={a}|{b}")
+            sign = ">" if strict else ">="
+            reason = f"{axis}={b} less {a}: {ours:.4g} [{low:.4g}, {high:.4g}] against {sign} {-margin:g}"
+            step = f"{label + ',' if label else ''}{axis}={a}|{b}"
+            kept = per_seed(rows, step, _first(_difference(samples, axis, b, a)))
             parts.append((label, Decision(verdict, ours, low, high, len(x), reason, kept), low))
     return combine(parts)
 
@@ -324,7 +335,7 @@ def proportion_at_most(
     return _against(data, per or [], confidence, 0.0, bound, _share(samples), "share")
 
 
-def _share(samples: Sequence[str]) -> Callable[[pd.DataFrame, float], tuple[float, float, float, int]]:
+def _share(samples: Sequence[str]) -> Estimate:
     def estimate(rows: pd.DataFrame, level: float) -> tuple[float, float, float, int]:
         x = sampled(rows, samples).to_numpy()
         if not np.isin(x, (0.0, 1.0)).all():
@@ -334,9 +345,7 @@ def _share(samples: Sequence[str]) -> Callable[[pd.DataFrame, float], tuple[floa
     return estimate
 
 
-def _difference(
-    samples: Sequence[str], axis: str, a: Any, b: Any
-) -> Callable[[pd.DataFrame, float], tuple[float, float, float, int]]:
+def _difference(samples: Sequence[str], axis: str, a: Any, b: Any) -> Estimate:
     def estimate(rows: pd.DataFrame, level: float) -> tuple[float, float, float, int]:
         table = paired(rows, samples, axis, a, b)
         x = (table["a"] - table["b"]).to_numpy()
@@ -381,9 +390,7 @@ def difference_at_least(
     )
 
 
-def _ratio(
-    samples: Sequence[str], axis: str | None, a: Any, b: Any
-) -> Callable[[pd.DataFrame, float], tuple[float, float, float, int]]:
+def _ratio(samples: Sequence[str], axis: str | None, a: Any, b: Any) -> Estimate:
     def estimate(rows: pd.DataFrame, level: float) -> tuple[float, float, float, int]:
         if axis is None:
             x = sampled(rows, samples).to_numpy()
@@ -444,10 +451,7 @@ def _all(
     for label, rows in groups(data, per):
         ours = float(worst(rows["value"]))
         verdict = "holds" if holds(ours) else "violated"
-        prefix = f"{label}," if label else ""
-        kept = {
-            f"{prefix}seed={_word(s)}": float(worst(r["value"])) for s, r in rows.groupby("seed", sort=True)
-        }
+        kept = per_seed(rows, label, lambda part: float(worst(part["value"])))
         decision = Decision(
             verdict, ours, ours, ours, len(rows), f"worst of {len(rows)}: {ours:.6g} against {bar}", kept
         )

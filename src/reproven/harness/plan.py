@@ -70,15 +70,16 @@ def expand(overrides: Sequence[str]) -> tuple[Mapping[str, Any], list[Run]]:
     axis wherever the experiment holds it. UserError when nothing is left to run.
     """
     parsed = compose.parse(overrides)
+    text = {id(o): str(o.input_line) for o in parsed}
     if "experiment" not in [o.key_or_group.lstrip("+") for o in parsed]:
         known = ", ".join(compose.available("experiment"))
         raise UserError(f"no experiment was named; add experiment=<paper>/<name> (known: {known})")
     chosen = {o.key_or_group: o.value() for o in parsed if o.key_or_group in NAMED_AXES}
     inner: dict[str, list[str]] = {
-        g: [o.input_line for o in parsed if o.key_or_group.startswith(f"{g}.")] for g in ("method", "dataset")
+        g: [text[id(o)] for o in parsed if o.key_or_group.startswith(f"{g}.")] for g in ("method", "dataset")
     }
     apart = {text for texts in inner.values() for text in texts}
-    rest = [o.input_line for o in parsed if o.key_or_group not in NAMED_AXES and o.input_line not in apart]
+    rest = [text[id(o)] for o in parsed if o.key_or_group not in NAMED_AXES and text[id(o)] not in apart]
     node = compose.composed(rest)
     grid, batch = dict(node["grid"]), dict(node["batch"])
     for axis, value in chosen.items():

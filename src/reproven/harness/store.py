@@ -14,13 +14,15 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-import pandas as pd
 from filelock import FileLock, Timeout
 
 from reproven.harness.context import Series
 from reproven.harness.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA = 1
 State = Literal["done", "failed", "killed", "out-of-memory", "timeout", "blocked", "interrupted"]
@@ -88,7 +90,8 @@ class Store:
                 pass
         except OSError as error:
             raise UserError(
-                f"results folder {self.root} is not writable ({error.strerror}); set results=<folder> or REPROVEN_RESULTS"
+                f"results folder {self.root} is not writable ({error.strerror}); "
+                "set results=<folder> or REPROVEN_RESULTS"
             ) from None
 
     def folder(self, paper: str, run_id: str) -> Path:
@@ -198,9 +201,11 @@ def frame(results: Iterable[Result]) -> pd.DataFrame:
     the coordinates, missing where a series has none. The columns method, dataset and seed come from the
     coordinates where these carry them.
     """
+    import pandas as pd  # here: planning and running need none of its second
+
     parts = []
     for result in results:
-        shared = {k: result[k] for k in ("experiment", "paper", "tier", "hardware", "seed")}  # type: ignore[literal-required]
+        shared = {k: result[k] for k in ("experiment", "paper", "tier", "hardware", "seed")}
         for series in result["measurements"]:
             columns = {"run": result["run_id"], **shared, "method": "", "dataset": "", **series["coords"]}
             values = [float(v) for v in series["values"]]

@@ -38,5 +38,5 @@ def _wandb(tracker: Mapping[str, Any], result: Result, folder: Path) -> None:
         columns = [*series["coords"], "value"]
         rows = [list(row) for row in zip(*series["coords"].values(), series["values"])]
         run.log({series["metric"]: wandb.Table(columns=columns, data=rows)})
-    run.summary.update({k: result[k] for k in ("state", "seconds", "peak_memory_bytes")})  # type: ignore[literal-required]
+    run.summary.update({k: result[k] for k in ("state", "seconds", "peak_memory_bytes")})
     run.finish(exit_code=0 if result["state"] == "done" else 1)

@@ -59,9 +59,7 @@ def decide(
     """
     statistical = sum(t.statistical for t in targets)
     confidence = 1 - CLAIM_ERROR / max(1, statistical)
-    by_metric = (
-        {key: rows for key, rows in data.groupby(["experiment", "metric"], sort=False)} if len(data) else {}
-    )
+    by_metric = dict(iter(data.groupby(["experiment", "metric"], sort=False))) if len(data) else {}
     rows = []
     for target in targets:
         found = [by_metric[k] for m in target.metric if (k := (target.experiment, m)) in by_metric]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from scipy.special import ndtr
 
 from reproven.harness.context import Context
 from reproven.harness.errors import require
@@ -60,9 +61,7 @@ def _kinds(ctx: Context, cases: int, batch: int) -> Iterator[tuple[dict, np.ndar
         null = rng.random((batch, n)) >= share
         scores = rng.standard_normal((batch, n)) + rng.choice([2.0, 4.0]) * ~null
         if k is None:
-            from scipy.stats import norm
-
-            p = norm.sf(scores)
+            p = ndtr(-scores)
         else:
             p = conformal_p(rng.standard_normal((batch, k)), scores)
         yield {"n": n, "gamma": gamma, "k": k or 0, "prevalence": share}, p, null, gamma

@@ -15,25 +15,27 @@ from reproven.papers.sac_bl import metrics
 from reproven.papers.sac_bl.evidence import Evidence, decide
 from reproven.papers.sac_bl.p_values import known_null_p
 
+EDGE = 0.02
+
 
 def phase(
-    ctx: Context, *, r: list[float], beta: list[float], n: list[int], repeats: int, alpha: float = 0.05
+    ctx: Context, *, r: list[float], beta: list[float], n: int, repeats: int, alpha: float = 0.05
 ) -> None:
     """Monte Carlo FPR of every rule over (r, beta), p-values from the known null; one measurement a repeat."""
-    cells = [(size, b, strength) for size in n for b in beta for strength in r]
-    for done, (size, b, strength) in enumerate(cells):
-        ctx.progress(done / len(cells), f"n={size} beta={b}")
-        n1 = max(1, round(size ** (1 - b)))
-        null = np.arange(size) >= n1
+    cells = [(b, strength) for b in beta for strength in r]
+    for done, (b, strength) in enumerate(cells):
+        ctx.progress(done / len(cells), f"n={n} beta={b}")
+        n1 = max(1, round(n ** (1 - b)))
+        null = np.arange(n) >= n1
         for repeat in range(repeats):
-            rng = ctx.generator("scores", n=size, repeat=repeat)  # shared by all cells: the diagram is smooth
-            scores = rng.standard_normal(size)
-            scores[:n1] += np.sqrt(2 * strength * np.log(size))
+            rng = ctx.generator("scores", n=n, repeat=repeat)  # shared by all cells: the diagram is smooth
+            scores = rng.standard_normal(n)
+            scores[:n1] += np.sqrt(2 * strength * np.log(n))
             p = known_null_p(scores, lambda s: ndtr(-s))
             evidence = Evidence(p, None, scores, null)
-            coords = {"n": size, "beta": b, "r": strength, "repeat": repeat}
+            coords = {"n": n, "beta": b, "r": strength, "repeat": repeat}
             for name, rule in ctx.methods.items():
-                rng = ctx.generator("uniform", n=size, repeat=repeat)
+                rng = ctx.generator("uniform", n=n, repeat=repeat)
                 missed = metrics.fpr(decide(rule, evidence, alpha=alpha, rng=rng), null)
                 ctx.record("fpr", float(missed), unit="1", direction="lower", method=name, **coords)
 
@@ -51,7 +53,8 @@ def boundary(
     """Mean-field FPR at any n, in logarithms: counts replaced by their means; n = 10^10000 is no harder than 10^6.
 
     Rules: BL, SBL (mean over midpoints of Lambda), BL with gamma_n = 1 - 1/log n, BH.
-    `side` says where a point lies: "below" beta, "between" beta and beta / gamma, or "above" both.
+    `stated` and `corrected` say where a point lies against r = beta and r = beta / gamma: "inside" the region by at
+    least EDGE, "outside" by EDGE, or on the "edge", where no n is large enough.
     """
     for exponent in log10_n:
         log_n = exponent * np.log(10.0)
@@ -70,11 +73,15 @@ def boundary(
                     "bl_gamma_n": mean_field_fpr(log_n, strength, b, drifting, np.log((1 - drifting) * alpha)),
                     "bh": mean_field_fpr(log_n, strength, b, 1.0, np.log(alpha)),
                 }
-                side = "below" if strength < b else "between" if strength < b / gamma else "above"
-                coords = {"log10_n": exponent, "beta": b, "r": strength, "side": side}
-                coords |= {"past": strength - b / gamma, "past_stated": strength - b}
+                coords = {"log10_n": exponent, "beta": b, "r": strength, "gamma": gamma}
+                coords |= {"stated": _side(strength - b), "corrected": _side(strength - b / gamma)}
                 for rule, value in fpr.items():
                     ctx.record("fpr", float(value), unit="1", direction="lower", rule=rule, **coords)
+
+
+def _side(distance: float) -> str:
+    slack = EDGE - 1e-9
+    return "inside" if distance >= slack else "outside" if distance <= -slack else "edge"
 
 
 def mean_field_fpr(log_n: float, r: float, beta: float, gamma: float, log_budget: float) -> float:

@@ -25,16 +25,19 @@ def audit(ctx: Context, *, printed_sha256: str, alpha: float = 0.05) -> None:
     """
     folder = paths.experiments() / "sac_bl" / "printed"
     check_digest(folder, printed_sha256)
+    totals = dict.fromkeys(("image_f1_contradictions", "pixel_ratio_contradictions", "unmoved_cells"), 0)
     for table in TABLES:
         cells, splits = read_tables(folder, table)
-        _image_level(ctx, table, cells, splits)
-        _pixel_level(ctx, table, cells)
+        totals["image_f1_contradictions"] += _image_level(ctx, table, cells, splits)
+        totals["pixel_ratio_contradictions"] += _pixel_level(ctx, table, cells)
+        totals["unmoved_cells"] += _text(ctx, table, cells)
         _averages(ctx, table, cells)
-        _text(ctx, table, cells)
         if "train_normal" in splits:
             need = k_min(alpha=alpha, gamma=best_gamma(alpha=alpha))
             enough = int((splits["train_normal"] >= need).sum())
             ctx.record("categories_with_enough_normals", enough, unit="categories", table=table, needed=need)
+    for metric, count in totals.items():
+        ctx.record(metric, count, unit="cells", direction="lower", tables="mvtec,visa")
 
 
 def files() -> list[str]:
@@ -64,8 +67,10 @@ def _rows(cells: pd.DataFrame, level: str):
             yield str(method), str(category), row
 
 
-def _image_level(ctx: Context, table: str, cells: pd.DataFrame, splits: pd.DataFrame) -> None:
-    """Rates must be counts over the test split; F1 must follow from the counts."""
+def _image_level(ctx: Context, table: str, cells: pd.DataFrame, splits: pd.DataFrame) -> int:
+    """Rates must be counts over the test split; F1 must follow from the counts. Returns the F1 cells that do not."""
+    contradictions = 0
+    mended = []
     for method, category, row in _rows(cells, "image"):
         n0, n1 = int(splits.loc[category, "test_normal"]), int(splits.loc[category, "test_anomalous"])
         coords = {"table": table, "category": category, "method": method, "level": "image"}
@@ -75,20 +80,32 @@ def _image_level(ctx: Context, table: str, cells: pd.DataFrame, splits: pd.DataF
             distance = abs(row[metric] - 100 * counts[metric] / size)
             ctx.record("distance_from_count", distance, unit="%", rate=metric, **coords)
         tp, fp = counts["tpr"], counts["fpr"]
-        ctx.record("f1_minus_recomputed", row["f1"] - _f1(tp, fp, n0 - tp), unit="%", **coords)
+        off = row["f1"] - _f1(tp, fp, n0 - tp)
+        contradictions += abs(off) > HALF + 1e-9
+        ctx.record("f1_minus_recomputed", off, unit="%", **coords)
         # The whole number of accepted normals that the printed F1 and FPR imply.
         options = np.array([_f1(t, fp, n0 - t) for t in range(n0 + 1)])
         implied = int(np.argmin(abs(options - row["f1"])))
         ctx.record("tpr_implied_by_f1", 100 * implied / n0, unit="%", **coords)
+        impossible = abs(row["tpr"] - 100 * tp / n0) > HALF + 1e-9
+        if method == "sac_sbl":
+            mended.append(100 * implied / n0 if impossible else row["tpr"])
+    if table == "mvtec":
+        ctx.record("average_tpr_mended", float(np.mean(mended)), unit="%", table=table, method="sac_sbl")
+    return contradictions
 
 
 def _f1(tp: float, fp: float, fn: float) -> float:
     return 200 * tp / (2 * tp + fp + fn)
 
 
-def _pixel_level(ctx: Context, table: str, cells: pd.DataFrame) -> None:
-    """Both rows of a category share one ratio of anomalous to normal pixels, n1/n0 = (2t/F1 - 1 - t) / FPR."""
+def _pixel_level(ctx: Context, table: str, cells: pd.DataFrame) -> int:
+    """Both rows of a category share one ratio of anomalous to normal pixels, n1/n0 = (2t/F1 - 1 - t) / FPR.
+
+    Returns the number of categories whose rows do not, beyond rounding.
+    """
     recomputed = []
+    contradictions = 0
     for method, category, row in _rows(cells, "pixel"):
         if method != "sac_bl":
             continue
@@ -99,7 +116,9 @@ def _pixel_level(ctx: Context, table: str, cells: pd.DataFrame) -> None:
             for bound, value in (("low", low), ("middle", middle), ("high", high)):
                 ctx.record("pixel_ratio", value, unit="1", method=name, bound=bound, **coords)
         (low_a, _, high_a), (low_b, middle, high_b) = ratios["sac_bl"], ratios["sac_sbl"]
-        ctx.record("pixel_ratio_gap", max(low_a - high_b, low_b - high_a), unit="1", **coords)
+        gap = max(low_a - high_b, low_b - high_a)
+        contradictions += gap > 0
+        ctx.record("pixel_ratio_gap", gap, unit="1", **coords)
         t, f = row["tpr"] / 100, row["fpr"] / 100
         consistent = 200 * t / (1 + t + middle * f)
         recomputed.append(consistent)
@@ -113,7 +132,9 @@ def _pixel_level(ctx: Context, table: str, cells: pd.DataFrame) -> None:
     gain = cells.loc[("pixel", "sac_sbl", "average"), "f1"] - average
     ctx.record("pixel_f1_gain_recomputed", gain, unit="%", table=table)
     printed = cells.loc[("pixel", "sac_bl", "average"), "f1"]
-    ctx.record("pixel_f1_gain_printed", cells.loc[("pixel", "sac_sbl", "average"), "f1"] - printed, unit="%", table=table)
+    shown = cells.loc[("pixel", "sac_sbl", "average"), "f1"] - printed
+    ctx.record("pixel_f1_gain_printed", shown, unit="%", table=table)
+    return contradictions
 
 
 def _ratio(row: pd.Series) -> tuple[float, float, float]:
@@ -137,11 +158,14 @@ def _averages(ctx: Context, table: str, cells: pd.DataFrame) -> None:
                 ctx.record("average_minus_recomputed", rows.loc["average", metric] - mean, unit="%", **coords)
 
 
-def _text(ctx: Context, table: str, cells: pd.DataFrame) -> None:
-    """Gains that the text says hold in all classes."""
+def _text(ctx: Context, table: str, cells: pd.DataFrame) -> int:
+    """Gains that the text says hold in all classes. Returns the FPR and F1 cells that do not move as it says."""
+    unmoved = 0
     for level in ("image", "pixel"):
         gain = cells.loc[(level, "sac_sbl")] - cells.loc[(level, "sac_bl")]
         for category, row in gain.drop("average").iterrows():
+            unmoved += int(row["fpr"] > -1e-9) + int(row["f1"] < 1e-9)
             for metric in METRICS:
                 coords = {"table": table, "level": level, "category": str(category), "rate": metric}
                 ctx.record("sbl_minus_bl", row[metric], unit="%", **coords)
+    return unmoved

@@ -19,7 +19,7 @@ CHUNK = 500  # replicates drawn at a time: bounds the memory of the calibration 
 def simulation(
     ctx: Context,
     *,
-    k: list[int],
+    k: int,
     prevalence: list[float],
     replicates: int,
     n: int = 150,
@@ -38,12 +38,11 @@ def simulation(
     if replicates % block:
         raise ValueError(f"replicates={replicates} must be a multiple of block={block}")
     chunk = min(max(CHUNK // block, 1) * block, replicates)
-    starts = range(0, replicates, chunk)
-    for done, (size, start) in enumerate((size, start) for size in k for start in starts):
-        ctx.progress(done / (len(k) * len(starts)), f"k={size}")
+    for start in range(0, replicates, chunk):
+        ctx.progress(start / replicates, f"k={k}")
         rows = min(chunk, replicates - start)
-        rng = ctx.generator("scores", k=size, start=start)
-        calibration = np.sort(rng.standard_normal((rows, size)), axis=-1)
+        rng = ctx.generator("scores", k=k, start=start)
+        calibration = np.sort(rng.standard_normal((rows, k)), axis=-1)
         noise = rng.standard_normal((rows, n))
         place = rng.random((rows, n)).argsort(axis=-1)  # where anomalies stand: online rules and ties must not know
         for share in prevalence:
@@ -52,11 +51,11 @@ def simulation(
             evidence = Evidence(conformal_p(calibration, scores, plus_one=plus_one), calibration, scores, null)
             blocks = np.arange(start // block, (start + rows) // block)
             for name, rule in ctx.methods.items():
-                rng = ctx.generator("uniform", k=size, start=start, prevalence=share)
+                rng = ctx.generator("uniform", k=k, start=start, prevalence=share)
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", NoPowerWarning)  # no power is what is being measured
                     reject = decide(rule, evidence, alpha=alpha, rng=rng)
-                _record(ctx, reject, null, alpha, share, method=name, k=size, prevalence=share, block=blocks)
+                _record(ctx, reject, null, alpha, share, method=name, k=k, prevalence=share, block=blocks)
 
 
 def _record(ctx: Context, reject: np.ndarray, null: np.ndarray, alpha: float, share: float, **coords) -> None:
@@ -105,7 +104,8 @@ def lambda_draws(
             rejected = reject.mean(axis=-1)
             ctx.record_many("rejected_share", rejected, unit="1", **coords)
             ctx.record_many("fdp", metrics.fdp(reject, null[replicate]), unit="1", direction="lower", **coords)
-        ctx.record_many(
-            "everything_probability", inclusion.min(axis=-1), unit="1", direction="lower", k=size,
-            replicate=np.arange(replicates),
-        )  # fmt: skip
+        # Rejections only grow as Lambda falls, so that the extreme draws span the range.
+        share = (inclusion[:, None, :] >= lam[[0, -1], None]).mean(axis=-1)
+        each = {"k": size, "replicate": np.arange(replicates)}
+        ctx.record_many("rejected_range", share[:, 0] - share[:, 1], unit="1", direction="lower", **each)
+        ctx.record_many("everything_probability", inclusion.min(axis=-1), unit="1", direction="lower", **each)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from reproven.harness.context import Context
 from reproven.papers.sac_bl import metrics
@@ -108,7 +108,7 @@ def _beta_law(ctx: Context, draws: int, alpha: float) -> None:
     l = int(alpha * (k + 1) * (1 + 1e-12))
     calibration = np.sort(ctx.generator("beta").standard_normal((draws, k)), axis=-1)
     # p > t means more than l - 1 calibration scores at or above: the score is at most the l-th largest.
-    tpr = norm.cdf(calibration[:, k - l])
+    tpr = ndtr(calibration[:, k - l])
     ctx.record_many("conditional_tpr", tpr, unit="1", draw=np.arange(draws), k=k, rank=l)
 
 
