@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -90,6 +91,14 @@ class Weights:
             tuple({name: w[models] for name, w in layer.items()} for layer in self.layers),
             self.head.select(models),
         )
+
+    @cached_property
+    def paths(self) -> list[Tensor]:
+        """Products ``W_1 ... W_t`` of a network with one matrix a layer, for each t as (d, models d) float64."""
+        products = [self.layers[0]["neighbour"].double()]
+        for layer in self.layers[1:]:
+            products.append(products[-1] @ layer["neighbour"].double())
+        return [p.movedim(1, 0).reshape(p.shape[1], -1) for p in products]
 
     def to(self, device: str, dtype: torch.dtype) -> Weights:
         """Move the layers (the head stays in float64) and the head's device."""

@@ -55,16 +55,14 @@ class _Averaging(Network):
         spread = ones / graphs.n
         for _ in weights.layers[1:]:
             spread = self.aggregate_back(graphs, spread)
-        pooled = (first.double() * spread.double()[:, None]).sum(-1)
-        product = torch.eye(self.width, dtype=torch.float64, device=features.device)
+        pooled = (first.double() @ spread.double()[..., None])[..., 0]
         certified = torch.ones(1, dtype=torch.bool, device=features.device)
-        for t, layer in enumerate(weights.layers):
-            product = product @ layer["neighbour"].double()  # (models, d, d)
-            # (graphs, d) with (models, d, d): |centre M| + radius |M| bounds |x M| for every x in the range.
-            largest = torch.einsum("gd,mde->gme", centre, product).abs()
-            largest += torch.einsum("gd,mde->gme", radius, product.abs())
-            certified = certified & (largest.amax(-1) * growth[:, None] ** t <= self.bound)
-        return weights.head.logits(torch.einsum("gd,mde->gme", pooled, product)), certified
+        shape = (graphs.count, len(weights.head.b2), self.width)
+        for t, path in enumerate(weights.paths):
+            # |centre M| + radius |M| bounds |x M| for every x in the range.
+            largest = (centre @ path).abs_().add_(radius @ path.abs()).view(shape).amax(-1)
+            certified = certified & (largest * growth[:, None] ** t <= self.bound)
+        return weights.head.logits((pooled @ weights.paths[-1]).view(shape)), certified
 
 
 class GCN(_Averaging):
