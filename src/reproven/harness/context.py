@@ -75,9 +75,11 @@ class Context:
 
     def torch_generator(self, purpose: str, **axes: seeds.Axis) -> torch.Generator:
         """Return a CPU torch generator for `purpose` that varies with `axes` alone."""
-        return seeds.torch_generator(self.seed, purpose, **axes)
+        return seeds.torch_generator(self.seed, purpose, "cpu", **axes)
 
-    def record(self, metric: str, value: float, *, unit: str = "", direction: str = "", **coords: Scalar) -> None:
+    def record(
+        self, metric: str, value: float, *, unit: str = "", direction: str = "", **coords: Scalar
+    ) -> None:
         """Record one raw measurement at `coords` (step, n, split, layer, method, dataset...)."""
         self.record_many(metric, [value], unit=unit, direction=direction, **coords)
 
@@ -111,7 +113,7 @@ class Context:
     def save_arrays(self, name: str, **arrays: np.ndarray) -> None:
         """Keep arrays for figures as ``<run folder>/<name>.npz``; they carry no verdict."""
         if self.folder is not None:
-            np.savez_compressed(self.folder / f"{name}.npz", **arrays)
+            np.savez_compressed(self.folder / f"{name}.npz", allow_pickle=False, **arrays)
 
 
 def _column(name: str, value: Scalar | Iterable[Scalar], length: int) -> list[Scalar]:

@@ -10,7 +10,7 @@ class UserError(Exception):
     """Bad input. The command line prints the message as one line and exits with status 2."""
 
 
-class Blocked(Exception):  # noqa: N818 - a state of a run, not a defect
+class Blocked(Exception):
     """Data, hardware or a package is absent. The run ends as `blocked` with this reason."""
 
 

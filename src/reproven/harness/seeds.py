@@ -35,7 +35,7 @@ def generator(base: int, purpose: str, **axes: Axis) -> np.random.Generator:
     return np.random.default_rng(derive(base, purpose, **axes))
 
 
-def torch_generator(base: int, purpose: str, device: str = "cpu", **axes: Axis) -> torch.Generator:
+def torch_generator(base: int, purpose: str, device: str = "cpu", /, **axes: Axis) -> torch.Generator:
     """Return a torch generator on `device`, seeded by `derive`."""
     import torch
 

@@ -1,0 +1,66 @@
+# Each target works as the first command on a fresh clone: it makes .venv, installs, fetches data, runs.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# Overrides for reproven: make reproduce-zero_one ARGS="hardware=cuda jobs=1"
+ARGS ?=
+TIER ?= cpu
+PAPERS := $(notdir $(patsubst %/,%,$(dir $(wildcard experiments/*/README.md))))
+
+.DEFAULT_GOAL := help
+
+help:  ## say what there is
+	@awk -F ':.*## ' '/^[a-z%_-]+:.*## /{printf "  %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  papers: $(PAPERS)"
+
+setup: $(READY)  ## make .venv and install everything
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	@touch $@
+
+test: $(READY)  ## all tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(READY)  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+quick: $(READY)  ## all papers at the smoke tier: the first look
+	$(BIN)/reproven data fetch $(PAPERS) tier=smoke
+	$(BIN)/reproven reproduce $(PAPERS) tier=smoke $(ARGS)
+
+plan: $(READY)  ## what would run, what is done or blocked, how long it takes
+	$(BIN)/reproven plan tier=$(TIER) $(ARGS)
+
+reproduce: $(READY)  ## all papers at the cpu tier
+	$(BIN)/reproven data fetch $(PAPERS) tier=$(TIER)
+	$(BIN)/reproven reproduce $(PAPERS) tier=$(TIER) $(ARGS)
+
+reproduce-%: $(READY)  ## one paper at the cpu tier
+	$(BIN)/reproven data fetch $* tier=$(TIER)
+	$(BIN)/reproven reproduce $* tier=$(TIER) $(ARGS)
+
+report: $(READY)  ## tables and figures of the runs at hand, and the README's table
+	$(BIN)/reproven report
+
+verify: $(READY)  ## recompute every table from run folders and compare
+	$(BIN)/reproven verify
+
+accept: $(READY)  ## make the present values the accepted ones: make accept REASON="why"
+	$(BIN)/reproven accept --reason "$(REASON)"
+
+regress: $(READY)  ## rerun the headline subset and compare with the accepted values
+	$(BIN)/reproven data fetch $(PAPERS) tier=smoke
+	$(BIN)/reproven reproduce $(PAPERS) tier=smoke
+	$(BIN)/reproven regress tier=smoke
+
+bench: $(READY)  ## ratios against peers, measured in one run
+	$(BIN)/reproven bench $(ARGS)
+
+.PHONY: help setup test lint quick plan reproduce report verify accept regress bench

@@ -1,0 +1,224 @@
+"""The sub-commands, each a few lines over the harness; all return an exit status."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from reproven.harness import compose, paths, report
+from reproven.harness.errors import UserError, did_you_mean
+from reproven.harness.executor import available_cores, execute, raise_on_failure
+from reproven.harness.plan import Run, Step, cards, expand, plan, remaining_seconds
+from reproven.harness.store import Store
+
+BENCH = "bench"  # the paper that is none: ratios against peers
+
+
+def reproduce(options: argparse.Namespace) -> int:
+    """Run what is named and write its tables."""
+    names, overrides = _split(options.words)
+    steps, store, jobs = _planned(names or _papers(), overrides)
+    counts = execute(steps, store, jobs=jobs)
+    print(", ".join(f"{n} {state}" for state, n in sorted(counts.items())) or "nothing to do")
+    if not options.no_report:
+        _write_reports(store, sorted({s.run.paper for s in steps}), {s.run.tier for s in steps})
+    raise_on_failure(counts)
+    return 0
+
+
+def bench(options: argparse.Namespace) -> int:
+    """Run the benchmarks again, one at a time, and write their table."""
+    names, overrides = _split(options.words)
+    fresh = [f"{BENCH}/{n}" if "/" not in n else n for n in names] or [BENCH]
+    return reproduce(argparse.Namespace(words=[*fresh, "jobs=1", *overrides], no_report=options.no_report))
+
+
+def plan_command(options: argparse.Namespace) -> int:
+    """Print every run of a plan with what is to happen to it."""
+    names, overrides = _split(options.words)
+    steps, _, _ = _planned(names or _papers(), overrides)
+    table = Table("run", "what", "why", "about", box=None, pad_edge=False)
+    for step in steps:
+        blocked = _missing_data(step.run) if step.action == "run" else None
+        what = "blocked" if blocked else step.action
+        about = "" if not step.estimate_s else f"{step.estimate_s:.0f} s"
+        table.add_row(step.run.label, what, blocked or step.reason, about)
+    _print(table)
+    left = remaining_seconds(steps, max((available_cores(s.run) for s in steps), default=1))
+    counts = Counter(s.action for s in steps)
+    known = "unknown time" if left is None else f"about {left:.0f} s"
+    print(f"{counts['run']} to run ({known}), {counts['skip']} done, {counts['keep']} failed before")
+    return 0
+
+
+def status(options: argparse.Namespace) -> int:
+    """Print the runs at hand and their states."""
+    names, overrides = _split(options.words)
+    store = _store(overrides)
+    table = Table("paper", "experiment", "tier", "hardware", "run", "state", "seconds", "reason", box=None)
+    for paper in names or store.papers():
+        for s in store.statuses(paper):
+            seconds = "" if s.seconds is None else f"{s.seconds:.1f}"
+            table.add_row(paper, s.experiment, s.tier, s.hardware, s.run_id, s.state, seconds, s.reason)
+    _print(table)
+    return 0
+
+
+def report_command(options: argparse.Namespace) -> int:
+    """Write tables and figures of the runs at hand."""
+    names, overrides = _split(options.words)
+    store = _store(overrides)
+    _write_reports(store, names or [p for p in _papers(bench=True) if p in store.papers()], None)
+    return 0
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Recompute every table from run folders; name each difference."""
+    names, overrides = _split(options.words)
+    store = _store(overrides)
+    papers = names or store.papers()
+    if not papers:
+        raise UserError(f"no runs under {store.runs}; `reproven reproduce` makes some")
+    found = [d for paper in papers for d in report.differences(store, paper)]
+    for line in found:
+        print(line, file=sys.stderr)
+    print(f"{len(papers)} papers recomputed, {len(found)} differences")
+    return 1 if found else 0
+
+
+def accept(options: argparse.Namespace) -> int:
+    """Write the present values as the accepted ones, and the README's table from them."""
+    names, overrides = _split(options.words)
+    store = _store(overrides)
+    tier = _override(overrides, "tier")
+    for paper in names or [p for p in store.papers() if p != BENCH]:
+        count = report.accept(store, paper, options.reason, tier)
+        print(f"{paper}: {count} values accepted")
+    return 0
+
+
+def regress(options: argparse.Namespace) -> int:
+    """Compare headline values with the accepted ones, on the same seeds."""
+    names, overrides = _split(options.words)
+    store = _store(overrides)
+    papers = names or [p for p in store.papers() if p != BENCH]
+    if not papers:
+        raise UserError(f"no runs under {store.runs}; run `reproven reproduce` first")
+    moves, compared = [], 0
+    for paper in papers:
+        found, count = report.regressions(store, paper, _override(overrides, "tier"))
+        moves += found
+        compared += count
+    for move in moves:
+        print(move, file=sys.stderr)
+    print(f"{compared} headline values compared, {len(moves)} moved")
+    if compared == 0:
+        raise UserError("no headline value was compared: nothing was run, or nothing is marked headline")
+    return 1 if moves else 0
+
+
+def data(options: argparse.Namespace) -> int:
+    """List cards, or fetch and verify those that papers, experiments or names call for."""
+    from reproven.data import provider
+    from reproven.data.cards import CARDS
+
+    names, overrides = _split(options.words)
+    if names[:1] == ["list"]:
+        table = Table("name", "what", "licence", "package", "MB", "sha256", "cached", box=None)
+        for row in provider.table():
+            package = f"{row['package']} {row['version']}"
+            size = f"{row['size_bytes'] / 1e6:.2f}"
+            cached = "yes" if row["cached"] else "no"
+            table.add_row(
+                row["name"], row["title"], row["licence"], package, size, row["sha256"][:12], cached
+            )
+        _print(table)
+        return 0
+    names = names[1:] if names[:1] in (["fetch"], ["verify"]) else names
+    direct = [n for n in names if n in CARDS]
+    rest = [n for n in names if n not in CARDS]
+    runs = [s.run for s in _planned(rest or _papers(), overrides)[0]] if rest or not names else []
+    wanted = list(dict.fromkeys([*direct, *(c for run in runs for c in cards(run.datasets))]))
+    for name in wanted:
+        provider.fetch(name)
+        provider.verify(name)
+    print(f"{len(wanted)} data cards fetched and verified in {provider.cache_folder()}")
+    return 0
+
+
+def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    return [w for w in words if "=" not in w], [w for w in words if "=" in w]
+
+
+def _override(overrides: Sequence[str], key: str) -> str | None:
+    values = [o.partition("=")[2] for o in overrides if o.partition("=")[0] == key]
+    return values[-1] if values else None
+
+
+def _papers(bench: bool = False) -> list[str]:
+    found = dict.fromkeys(name.partition("/")[0] for name in compose.available("experiment"))
+    return [p for p in found if bench or p != BENCH]
+
+
+def _planned(names: Sequence[str], overrides: Sequence[str]) -> tuple[list[Step], Store, int | None]:
+    known = compose.available("experiment")
+    runs: list[Run] = []
+    for name in names:
+        chosen = [e for e in known if e == name or e.startswith(f"{name}/")]
+        if not chosen:
+            raise UserError(
+                f"no paper or experiment {name!r}{did_you_mean(name, [*_papers(bench=True), *known])}"
+            )
+        for experiment in chosen:
+            node, found = expand([f"experiment={experiment}", *overrides])
+            runs += found
+    if not runs:
+        raise UserError(f"{', '.join(names)} has nothing to run at this tier; choose another tier=")
+    store = Store(paths.results(node["results"]))
+    return plan(runs, store, retry=node["retry"]), store, node["jobs"]
+
+
+def _store(overrides: Sequence[str]) -> Store:
+    return Store(paths.results(_override(overrides, "results")))
+
+
+def _print(table: Table) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=240)  # a pipe or a file: whole lines, for grep
+    console.print(table)
+
+
+def _missing_data(run: Run) -> str | None:
+    from reproven.harness.errors import Blocked
+    from reproven.harness.supervisor import freeze
+
+    try:
+        freeze(run)
+    except (Blocked, UserError) as reason:
+        return str(reason)
+    return None
+
+
+def _write_reports(store: Store, papers: Sequence[str], tiers: set[str] | None) -> None:
+    console = Console()
+    for paper in papers:
+        report.write(store, paper, console=console, show_tiers=tiers)
+
+
+TABLE = {
+    "reproduce": reproduce,
+    "plan": plan_command,
+    "status": status,
+    "report": report_command,
+    "verify": verify,
+    "accept": accept,
+    "regress": regress,
+    "data": data,
+    "bench": bench,
+}

@@ -1,0 +1,261 @@
+"""The report: runs at hand joined with targets into verdicts, tables and figures; the gates over them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from reproven.harness import accepted, compose, paths, provenance, tables
+from reproven.harness.claims import same
+from reproven.harness.errors import UserError
+from reproven.harness.plan import Run, expand
+from reproven.harness.store import Result, Status, Store, frame
+from reproven.harness.targets import Target, load_targets
+from reproven.harness.verdicts import Row, decide
+
+# A run's state, as the verdict of a target that rests on it.
+STATE_VERDICT = {"blocked": "blocked", "running": "not-run", "interrupted": "not-run", "missing": "not-run"}
+
+
+@dataclass
+class Findings:
+    """Everything that the runs of one paper say: its verdicts, its measurements, its cost."""
+
+    paper: str
+    rows: list[Row] = field(default_factory=list)
+    data: dict[str, pd.DataFrame] = field(default_factory=dict)  # experiment -> measurements of every tier
+    seconds: dict[tuple[str, str], float] = field(
+        default_factory=dict
+    )  # (tier, hardware) -> time of all runs
+    figures: dict[str, list[Mapping[str, Any]]] = field(default_factory=dict)
+    headline: dict[tuple[str, str], float] = field(default_factory=dict)
+
+
+def gather(store: Store, paper: str) -> Findings:
+    """Join the runs of the present code and configuration with the paper's targets, tier by tier.
+
+    Runs of older code are left alone. A run of a method from outside counts where it is comparable: the same
+    experiment, data, budget and code, another method; it gets a column in the tables, and no target of the paper's.
+    """
+    statuses = {s.run_id: s for s in store.statuses(paper)}
+    findings = Findings(paper)
+    experiments = [e for e in compose.available("experiment") if e.startswith(f"{paper}/")]
+    if not experiments:
+        raise UserError(f"no experiments under {paper!r}; see `reproven plan`")
+    for tier, hardware in sorted({(s.tier, s.hardware) for s in statuses.values()}):
+        _gather_tier(store, findings, experiments, statuses, tier, hardware)
+    return findings
+
+
+def _gather_tier(
+    store: Store,
+    findings: Findings,
+    experiments: Sequence[str],
+    statuses: Mapping[str, Status],
+    tier: str,
+    hardware: str,
+) -> None:
+    targets: list[Target] = []
+    absent: dict[tuple[str, str], tuple[str, str]] = {}
+    planned_data: list[pd.DataFrame] = []
+    for experiment in experiments:
+        node, runs = expand([f"experiment={experiment}", f"tier={tier}", f"hardware={hardware}"])
+        printed = paths.experiments() / findings.paper / "printed"
+        found = load_targets(experiment, node["targets"], printed)
+        targets += found
+        findings.figures[experiment] = node["figures"]
+        findings.headline |= {(t.experiment, t.id): t.regress_tol for t in found if t.headline}
+        for target in found:
+            gap = _gap(target, runs, statuses)
+            if gap is not None:
+                absent[experiment, target.id] = gap
+        planned = _results(store, findings.paper, (r.run_id for r in runs), statuses)
+        others = _results(store, findings.paper, _outsiders(runs, statuses), statuses)
+        both = [*planned, *others]
+        if not both:
+            continue
+        everything = frame(both)
+        ids = {r.run_id for r in runs}
+        planned_data.append(everything[everything["run"].isin(ids)])
+        before = findings.data.get(experiment)
+        findings.data[experiment] = (
+            everything if before is None else pd.concat([before, everything], ignore_index=True)
+        )
+        spent = sum(r["seconds"] for r in both)
+        findings.seconds[tier, hardware] = findings.seconds.get((tier, hardware), 0.0) + spent
+    findings.seconds.setdefault((tier, hardware), 0.0)
+    data = pd.concat(planned_data, ignore_index=True) if planned_data else frame([])
+    findings.rows += decide(targets, data, tier=tier, hardware=hardware, absent=absent)
+
+
+def _results(
+    store: Store, paper: str, run_ids: Iterable[str], statuses: Mapping[str, Status]
+) -> list[Result]:
+    done = [i for i in run_ids if i in statuses and statuses[i].state == "done"]
+    return [r for i in done if (r := store.result(paper, i)) is not None]
+
+
+def _outsiders(runs: Sequence[Run], statuses: Mapping[str, Status]) -> list[str]:
+    comparable = {r.comparable for r in runs}
+    planned = {r.run_id for r in runs}
+    return sorted(i for i, s in statuses.items() if s.comparable in comparable and i not in planned)
+
+
+def _gap(target: Target, runs: Sequence[Run], statuses: Mapping[str, Status]) -> tuple[str, str] | None:
+    """Return the state and reason of runs that a target rests on and that are not done; None when all are."""
+    needed = [r for r in runs if _concerns(target, r)]
+    if not needed:
+        return "not-run", "no run of this tier measures it"
+    lost = [(r, statuses.get(r.run_id)) for r in needed]
+    bad = [(r, s) for r, s in lost if s is None or s.state != "done"]
+    if not bad:
+        return None
+    states = ["missing" if s is None else s.state for _, s in bad]
+    worst = max(states, key=lambda s: {"failed": 2, "blocked": 1}.get(STATE_VERDICT.get(s, "failed"), 0))
+    run, status = bad[states.index(worst)]
+    why = status.reason if status is not None and status.reason else "not run yet"
+    return STATE_VERDICT.get(worst, "failed"), f"{len(bad)} of {len(needed)} runs {worst}: {run.label}: {why}"
+
+
+def _concerns(target: Target, run: Run) -> bool:
+    """Tell whether a run can hold measurements at the target's coordinates."""
+    fixed: dict[str, list[Any]] = {a: [v] for a, v in run.identity["axes"].items()}
+    fixed |= {"seed": [run.seed]} if "seed" not in run.identity["batch"] else {}
+    fixed |= {"method": list(run.methods)} if run.methods else {}
+    fixed |= {"dataset": list(run.datasets)} if run.datasets else {}
+    for name, wanted in target.where.items():
+        if name in fixed and not same(pd.Series(fixed[name], dtype=object), wanted).any():
+            return False
+    return True
+
+
+def files(findings: Findings) -> dict[str, str]:
+    """Return the tables of one paper: relative path -> text."""
+    paper = findings.paper
+    made = {f"{paper}/verdicts.csv": tables.verdicts_csv(findings.rows)}
+    made[f"{paper}/verdicts.md"] = tables.verdicts_markdown(findings.rows)
+    for experiment, data in findings.data.items():
+        name = experiment.partition("/")[2].replace("/", "-")
+        made[f"{paper}/{name}.csv"] = tables.raw_csv(data)
+        made[f"{paper}/{name}.md"] = tables.comparison_markdown(experiment, data)
+    return made
+
+
+def write(store: Store, paper: str, *, console: Console, show_tiers: set[str] | None = None) -> Findings:
+    """Write the tables and figures of one paper, its rows of ``summary.csv``, and show its verdicts."""
+    findings = gather(store, paper)
+    root = store.root / "tables"
+    tables.write(root, files(findings))
+    tables.write(root, {"summary.csv": _summary(root, findings)})
+    figures = _figures(store, findings)
+    _show(findings, console, show_tiers)
+    console.print(
+        f"tables in {root / paper}, {figures} figures in {store.root / 'report' / paper}", soft_wrap=True
+    )
+    return findings
+
+
+def differences(store: Store, paper: str) -> list[str]:
+    """Return what of a paper's published tables the run folders do not bear out."""
+    findings = gather(store, paper)
+    root = store.root / "tables"
+    made = files(findings)
+    stray = [p for p in (root / paper).glob("*") if f"{paper}/{p.name}" not in made]
+    found = [f"{p}: no run at hand stands behind it; delete it" for p in stray]
+    return found + tables.differences(root, {**made, "summary.csv": _summary(root, findings)})
+
+
+def accept(store: Store, paper: str, reason: str, tier: str | None) -> int:
+    """Accept the present rows of a paper (of one tier, when given), and renew the README's table."""
+    rows = _rows(gather(store, paper), tier)
+    if not rows:
+        raise UserError(
+            f"{paper} has no runs{f' at tier {tier}' if tier else ''} to accept; reproduce it first"
+        )
+    unfit = [r for r in rows if r.verdict in ("not-run", "failed")]
+    if unfit:
+        first = unfit[0]
+        raise UserError(
+            f"{first.experiment} {first.target} is {first.verdict} ({first.reason}); nothing was accepted"
+        )
+    root = store.root / "accepted"
+    count = accepted.accept(root, rows, reason, provenance.git_state()["sha"])
+    readme = paths.CHECKOUT / "README.md"
+    if readme.is_file() and root == paths.CHECKOUT / "results" / "accepted":
+        text = accepted.with_table(readme.read_text(encoding="utf-8"), accepted.readme_table(root))
+        readme.write_text(text, encoding="utf-8")
+    return count
+
+
+def regressions(store: Store, paper: str, tier: str | None) -> tuple[list[str], int]:
+    """Return what has moved against the accepted values, and how many headline rows were compared."""
+    findings = gather(store, paper)
+    rows = _rows(findings, tier)
+    watched = [r for r in rows if (r.experiment, r.target) in findings.headline and r.verdict != "reduced"]
+    return accepted.compare(store.root / "accepted", rows, findings.headline), len(watched)
+
+
+def _rows(findings: Findings, tier: str | None) -> list[Row]:
+    return [r for r in findings.rows if tier is None or r.tier == tier]
+
+
+def _summary(root: Any, findings: Findings) -> str:
+    """Return ``summary.csv`` with this paper's rows renewed and the other papers' as they stand."""
+    path = root / "summary.csv"
+    rows: list[Mapping[str, object]] = []
+    if path.is_file():
+        there = pd.read_csv(path, keep_default_na=False)
+        rows = [dict(r) for r in there.to_dict("records") if r["paper"] != findings.paper]
+    rows += tables.summary_rows(findings.rows, findings.seconds)
+    return tables.summary_csv(
+        sorted(rows, key=lambda r: (str(r["paper"]), str(r["tier"]), str(r["hardware"])))
+    )
+
+
+def _figures(store: Store, findings: Findings) -> int:
+    """Draw the figures of every experiment, tier by tier: no figure mixes tiers or hardware."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    count = 0
+    for experiment, data in findings.data.items():
+        for node in findings.figures[experiment]:
+            for (tier, hardware), rows in data.groupby(["tier", "hardware"]):
+                figure = compose.instantiate({**node, "_partial_": True})(rows)
+                folder = store.root / "report" / findings.paper
+                folder.mkdir(parents=True, exist_ok=True)
+                name = f"{experiment.partition('/')[2]}-{node['_target_'].rpartition('.')[2]}-{tier}-{hardware}.png"
+                figure.savefig(
+                    folder / name.replace("/", "-"), dpi=140, bbox_inches="tight", metadata={"Software": None}
+                )
+                pyplot.close(figure)
+                count += 1
+    return count
+
+
+def _show(findings: Findings, console: Console, tiers: set[str] | None) -> None:
+    table = Table("verdict", "experiment", "target", "ours", "paper", "why", title=findings.paper, box=None)
+    if not console.is_terminal:
+        console = Console(width=200)
+    for row in findings.rows:
+        if tiers is None or row.tier in tiers:
+            ours = "" if row.ours is None else f"{row.ours:.4g}"
+            printed = "" if row.paper_value is None else f"{row.paper_value:.4g}"
+            table.add_row(row.verdict, row.experiment, row.target, ours, printed, row.reason)
+    console.print(table)
+    for line in tables.summary_rows(findings.rows, findings.seconds):
+        if tiers is None or line["tier"] in tiers:
+            claims = f"{line['claims_hold']} of {line['claims_total']} claims hold, {line['claims_violated']} violated"
+            values = f"{line['values_reproduced']} of {line['values_total']} values reproduced"
+            rest = f"{line['blocked']} blocked, {line['failed']} failed, {line['seconds']} s"
+            console.print(
+                f"{findings.paper}, {line['tier']}, {line['hardware']}: {claims}; {values}; {rest}",
+                highlight=False,
+            )
