@@ -100,7 +100,9 @@ def test_preferential_attachment_has_the_degrees_of_networkx(n, m):
         return degree.max(), degree[0], (degree**2).mean()
 
     rng = np.random.default_rng(0)
-    ours = np.array([largest_and_first(dense_from_edges(n, barabasi_albert(n, m, rng))) for _ in range(repeats)])
+    ours = np.array(
+        [largest_and_first(dense_from_edges(n, barabasi_albert(n, m, rng))) for _ in range(repeats)]
+    )
     theirs = np.array(
         [
             largest_and_first(networkx.to_numpy_array(networkx.barabasi_albert_graph(n, m, seed=k)))

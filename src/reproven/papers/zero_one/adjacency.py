@@ -257,7 +257,9 @@ class SparseGraphs:
         total = self.count * self.n
         offsets = torch.zeros(total + 1, dtype=torch.int64, device=h.device)
         torch.cumsum(torch.bincount(self.arcs[0], minlength=total), 0, out=offsets[1:])
-        matrix = torch.sparse_csr_tensor(offsets, self.arcs[1], weights, (total, total), check_invariants=False)
+        matrix = torch.sparse_csr_tensor(
+            offsets, self.arcs[1], weights, (total, total), check_invariants=False
+        )
         nodes = _rows(self, h).movedim(2, 1).reshape(total, -1)
         return (matrix @ nodes).view(self.count, self.n, -1).movedim(1, 2).reshape(h.shape)
 
@@ -295,7 +297,9 @@ def erdos_renyi(
 def _rows(graphs: Graphs, h: Tensor) -> Tensor:
     """Return features as (graphs, columns, n) after checking that they belong to these graphs."""
     if h.shape[0] != graphs.count or h.shape[-1] != graphs.n:
-        raise ValueError(f"features of shape {tuple(h.shape)} do not fit {graphs.count} graphs on {graphs.n} nodes")
+        raise ValueError(
+            f"features of shape {tuple(h.shape)} do not fit {graphs.count} graphs on {graphs.n} nodes"
+        )
     return h.reshape(graphs.count, -1, graphs.n)
 
 

@@ -103,7 +103,9 @@ class Weights:
     def to(self, device: str, dtype: torch.dtype) -> Weights:
         """Move the layers (the head stays in float64) and the head's device."""
         head = Head(*(t.to(device) for t in (self.head.w1, self.head.b1, self.head.w2, self.head.b2)))
-        return Weights(tuple({k: w.to(device, dtype) for k, w in layer.items()} for layer in self.layers), head)
+        return Weights(
+            tuple({k: w.to(device, dtype) for k, w in layer.items()} for layer in self.layers), head
+        )
 
 
 class Network:

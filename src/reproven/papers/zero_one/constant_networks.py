@@ -15,6 +15,7 @@ Source: Adam-Day, Benedikt, Ceylan, Finkelshtein (2024), official code (MIT).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -51,11 +52,13 @@ class ConstantNetwork:
     def draw(self, generators: Sequence[Generator]) -> tuple[Layer, ...]:
         """Draw one model a generator; every tensor gets a leading axis of models."""
         models = [self.draw_model(g) for g in generators]
-        return tuple({k: torch.stack([m[i][k] for m in models]) for k in models[0][i]} for i in range(len(models[0])))
+        return tuple(
+            {k: torch.stack([m[i][k] for m in models]) for k in models[0][i]} for i in range(len(models[0]))
+        )
 
     def draw_model(self, generator: Generator) -> list[Layer]:
         widths = [self.width] * self.depth + [self.classes]
-        return [self.draw_layer(a, b, generator) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+        return [self.draw_layer(a, b, generator) for a, b in itertools.pairwise(widths)]
 
     def draw_layer(self, rows: int, columns: int, generator: Generator) -> Layer:
         raise NotImplementedError

@@ -101,7 +101,9 @@ def zero_one_curve(
             keys = [seeds.derive(seed, "graphs", family=family, n=n, graph=g) for g in batch]
             sample = sample_graphs(family, n, keys)
             x = [
-                law.sample(network.width, sample.n, seeds.generator(seed, "features", family=family, n=n, graph=g))
+                law.sample(
+                    network.width, sample.n, seeds.generator(seed, "features", family=family, n=n, graph=g)
+                )
                 for g in batch
             ]
             logits.append(network.logits(weights, sample, torch.stack(x)))

@@ -12,7 +12,9 @@ from reproven.papers.zero_one.features import feature_law
 from reproven.papers.zero_one.sampling import Sample, all_logits, draw, samples
 
 OFFICIAL_LEAST_LAYERS = 2
-MARGIN = 3.0  # standard deviations between the limit logit and the boundary from which a limit class is claimed
+MARGIN = (
+    3.0  # standard deviations between the limit logit and the boundary from which a limit class is claimed
+)
 
 
 def proportions(
@@ -45,7 +47,9 @@ def proportions(
     full = models if full_models is None else min(full_models, models)
     layers = {t: max(t, OFFICIAL_LEAST_LAYERS) if official_depth else t for t in depth}
     weights = {
-        (name, t): _draw(ctx, network, t, layers[t], models) for name, network in ctx.methods.items() for t in depth
+        (name, t): draw(ctx, network, t, models, layers[t])
+        for name, network in ctx.methods.items()
+        for t in depth
     }
     columns = max(network.width for network in ctx.methods.values()) * models
     work = sum(k**2 + 1e5 for k in n) * len(family)
@@ -58,25 +62,15 @@ def proportions(
                     for name, network in ctx.methods.items():
                         x = sample.features(law, network.width)
                         for t in depth:
-                            table.add((law, name, t), *_evaluate(network, weights[name, t], models, full, sample, x))
+                            table.add(
+                                (law, name, t), *_evaluate(network, weights[name, t], models, full, sample, x)
+                            )
                 done += (size**2 + 1e5) * len(sample.numbers) / graphs
                 ctx.progress(done / work, f"{graph_family} n={size}")
             for (law, name, t), columns_of in table.items():
                 where = {"method": name, "depth": t, "n": size, "family": graph_family, "features": law}
                 limit = getattr(ctx.methods[name], "limit_logits", None)
                 _record(ctx, columns_of, weights[name, t], limit, law, ctx.methods[name].width, where)
-
-
-def _draw(ctx: Context, network: Any, depth: int, layers: int, models: int) -> Any:
-    # Seeds follow T, so that T = 1 and T = 2 of the official protocol are different networks of two layers.
-    class _At:
-        width = network.width
-
-        @staticmethod
-        def draw(_: int, generators: Any) -> Any:
-            return network.draw(layers, generators)
-
-    return draw(ctx, _At, depth, models)
 
 
 class _Table(dict[Any, dict[str, list[Tensor]]]):
@@ -122,14 +116,18 @@ def _record(
 ) -> None:
     logits = torch.cat(columns["logits"])
     if not torch.isfinite(logits).all():
-        raise FloatingPointError(f"non-finite logits of {where['method']} at n={where['n']}, depth {where['depth']}")
+        raise FloatingPointError(
+            f"non-finite logits of {where['method']} at n={where['n']}, depth {where['depth']}"
+        )
     ones = logits > 0
     p = ones.double().mean(0)
     models = range(logits.shape[1])
     minority = torch.minimum(p, 1 - p)
     ctx.record_many("proportion", p, unit="1", model=models, **where)
     ctx.record_many("minority_fraction", minority, unit="1", direction="lower", model=models, **where)
-    ctx.record_many("unanimous", (minority == 0).double(), unit="1", direction="higher", model=models, **where)
+    ctx.record_many(
+        "unanimous", (minority == 0).double(), unit="1", direction="higher", model=models, **where
+    )
     if limit is not None:
         surrogate = torch.cat(columns["surrogate"])
         agree = ((surrogate > 0) == ones).double().mean(0)
@@ -143,6 +141,8 @@ def _record(
                 "limit_agreement", same[clear], unit="1", direction="higher", model=clear, **where
             )
     if "error" in columns:
-        ctx.record("shortcut_error", torch.cat(columns["error"]).max().item(), unit="1", direction="lower", **where)
+        ctx.record(
+            "shortcut_error", torch.cat(columns["error"]).max().item(), unit="1", direction="lower", **where
+        )
         count = torch.cat(columns["differ"]).sum().item()
         ctx.record("shortcut_disagreements", count, unit="graphs", direction="lower", **where)

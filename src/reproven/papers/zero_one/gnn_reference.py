@@ -97,13 +97,14 @@ LAYERS: dict[str, Callable[..., Array]] = {
 
 def activation(name: str, bound: float) -> Callable[[Array], Array]:
     """Return sigma by name."""
-    return {
+    functions: dict[str, Callable[[Array], Array]] = {
         "clip": lambda x: np.clip(x, -bound, bound),
         "relu": lambda x: np.maximum(x, 0),
         "tanh": np.tanh,
         "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
         "sine": np.sin,
-    }[name]
+    }
+    return functions[name]
 
 
 def head(pooled: Array, w1: Array, b1: Array, w2: Array, b2: float) -> float:
@@ -116,7 +117,9 @@ def classify(logit: float) -> int:
     return int(1 / (1 + np.exp(-np.tanh(logit))) > 0.5)
 
 
-def states(A: Array, X: Array, layers: list[Layer], architecture: str, sigma: Callable[[Array], Array]) -> Array:
+def states(
+    A: Array, X: Array, layers: list[Layer], architecture: str, sigma: Callable[[Array], Array]
+) -> Array:
     """Return node states after the last layer, (n, d)."""
     for w in layers:
         X = LAYERS[architecture](A, X, w, sigma)

@@ -110,7 +110,9 @@ def stochastic_block_model(sizes: list[int], probabilities: np.ndarray, rng: Gen
     """
     probabilities = np.asarray(probabilities, dtype=np.float32)
     if probabilities.shape != (len(sizes), len(sizes)) or not np.array_equal(probabilities, probabilities.T):
-        raise ValueError(f"probabilities must be a symmetric {len(sizes)} by {len(sizes)} matrix, one row a block")
+        raise ValueError(
+            f"probabilities must be a symmetric {len(sizes)} by {len(sizes)} matrix, one row a block"
+        )
     block = np.repeat(np.arange(len(sizes)), sizes)
     n = len(block)
     upper = np.triu(rng.random((n, n), dtype=np.float32) < probabilities[block[:, None], block[None, :]], 1)

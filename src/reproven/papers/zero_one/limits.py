@@ -80,6 +80,32 @@ def class_probability(n: np.ndarray | float, logit: np.ndarray, scale: np.ndarra
     return norm.cdf(np.asarray(logit) * np.sqrt(n) / np.asarray(scale))
 
 
+def surrogate_probability(
+    network: Any,
+    weights: Any,
+    n: int,
+    features: str | FeatureLaw = "uniform",
+    *,
+    draws: int = 4000,
+    generator: torch.Generator | None = None,
+) -> np.ndarray:
+    """Return the probability of class 1 on n nodes with the graph left out, (models,), from `draws` feature means.
+
+    The mean of n features is drawn from its normal limit and sent through the recursion of the limit. Unlike
+    `class_probability` this needs no smooth head: the released networks have pooled states of order 100, where the
+    hidden units of the head are saturated and the derivative at the limit says nothing about the boundary.
+
+    Args:
+        n: nodes, >= 1. draws: >= 1. generator: of the draws.
+    """
+    if n < 1 or draws < 1:
+        raise ValueError(f"n={n} and draws={draws} must be at least 1")
+    law = _law(features)
+    noise = torch.randn(draws, network.width, generator=generator, dtype=torch.float64)
+    logits = _limit(network)(weights, law.mean + law.sd / n**0.5 * noise)
+    return (logits > 0).double().mean(0).cpu().numpy()
+
+
 def _law(features: str | FeatureLaw) -> FeatureLaw:
     return feature_law(features) if isinstance(features, str) else features
 
@@ -90,5 +116,7 @@ def _mean(network: Any, law: FeatureLaw) -> Tensor:
 
 def _limit(network: Any) -> Any:
     if getattr(network, "limit_logits", None) is None:
-        raise ValueError(f"{type(network).__name__} has no limit in closed form; estimate it with zero_one_curve")
+        raise ValueError(
+            f"{type(network).__name__} has no limit in closed form; estimate it with zero_one_curve"
+        )
     return network.limit_logits

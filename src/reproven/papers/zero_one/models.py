@@ -78,7 +78,8 @@ class GCN(_Averaging):
         scaled = h * s
         return graphs.multiply(scaled).add_(scaled).mul_(s)
 
-    aggregate_back = aggregate  # the matrix is symmetric
+    def aggregate_back(self, graphs: Graphs, v: Tensor) -> Tensor:
+        return self.aggregate(graphs, v)  # the matrix is symmetric
 
 
 class MeanGNN(_Averaging):
@@ -127,7 +128,7 @@ class SumGNN(Network):
     Source: section 3.1.
     """
 
-    matrices: tuple[str, ...] = ("self", "neighbour")  # type: ignore[misc]
+    matrices = ("self", "neighbour")
 
     def __init__(
         self,
@@ -151,7 +152,9 @@ class SumGNN(Network):
     def limit_logits(self, weights: Weights, mean: Tensor) -> Tensor:
         for z in self.limit_states(weights, mean):
             last = z
-        return weights.head.logits_at_infinity(last) if self.activation == "relu" else weights.head.logits(last)
+        return (
+            weights.head.logits_at_infinity(last) if self.activation == "relu" else weights.head.logits(last)
+        )
 
     def _activate(self, layer: dict[str, Tensor], pre: Tensor, dim: int) -> Tensor:
         if dim == -2:
@@ -163,7 +166,9 @@ class SumGNN(Network):
         if self.activation == "relu":
             return s.relu() / s.norm(dim=-1, keepdim=True).clamp_min(1e-300)
         if self.activation not in SATURATED:
-            raise ValueError(f"activation {self.activation!r} is not eventually constant: a sum has no limit under it")
+            raise ValueError(
+                f"activation {self.activation!r} is not eventually constant: a sum has no limit under it"
+            )
         below, above = SATURATED[self.activation]
         scale = self.bound if self.activation == "clip" else 1.0
         middle = (below + above) / 2
@@ -176,7 +181,7 @@ class SumGNNPlus(SumGNN):
     Arguments: see `SumGNN`. Source: section 3.1 and the released notebook; limit ``s = z (r W_n + W_r)``.
     """
 
-    matrices = ("self", "neighbour", "readout")
+    matrices = ("self", "neighbour", "readout")  # type: ignore[assignment]
 
     def layer(self, weights: dict[str, Tensor], graphs: Graphs, h: Tensor) -> Tensor:
         pre = super().layer(weights, graphs, h)

@@ -42,7 +42,9 @@ class Sample:
         return torch.stack(drawn).to(self.ctx.device, getattr(torch, self.ctx.dtype))
 
 
-def samples(ctx: Context, family: str, n: int, graphs: int, columns: int, *, fast: bool = True) -> Iterator[Sample]:
+def samples(
+    ctx: Context, family: str, n: int, graphs: int, columns: int, *, fast: bool = True
+) -> Iterator[Sample]:
     """Yield `graphs` graphs in batches; graph g depends on (seed, family, n, g) alone.
 
     Args:
@@ -58,10 +60,13 @@ def samples(ctx: Context, family: str, n: int, graphs: int, columns: int, *, fas
         yield Sample(ctx, family, n, numbers, sampled)
 
 
-def draw(ctx: Context, network: Any, depth: int, models: int) -> Any:
-    """Draw weights; model k of a depth gets the same stream under every architecture."""
+def draw(ctx: Context, network: Any, depth: int, models: int, layers: int | None = None) -> Any:
+    """Draw weights with `layers` layers (`depth` when None).
+
+    Streams follow (depth, model) alone: architectures share them, and two depths never do.
+    """
     generators = [ctx.torch_generator("weights", depth=depth, model=k) for k in range(models)]
-    weights = network.draw(depth, generators)
+    weights = network.draw(layers or depth, generators)
     moved = ctx.device != "cpu" or ctx.dtype != "float32"
     return weights.to(ctx.device, getattr(torch, ctx.dtype)) if moved else weights
 
@@ -72,4 +77,6 @@ def all_logits(network: Any, weights: Any, models: int, sample: Sample, x: Tenso
     if at_once >= models or not hasattr(network, "select"):
         return guarded_logits(network, weights, sample.graphs, x)
     parts = [list(range(first, min(first + at_once, models))) for first in range(0, models, at_once)]
-    return torch.cat([guarded_logits(network, network.select(weights, p), sample.graphs, x) for p in parts], dim=1)
+    return torch.cat(
+        [guarded_logits(network, network.select(weights, p), sample.graphs, x) for p in parts], dim=1
+    )
