@@ -188,7 +188,7 @@ def test_monte_carlo_agrees_with_the_mean_field() -> None:
 
 def test_lambda_draws_grow_as_lambda_falls() -> None:
     ctx = Context()
-    lambda_draws(ctx, k=[200], draws=40, replicates=5)
+    lambda_draws(ctx, k=[200], points=40, replicates=5)
     data = frame(ctx)
     share = data[data["metric"] == "rejected_share"].pivot_table(
         index="replicate", columns="uniform", values="value"

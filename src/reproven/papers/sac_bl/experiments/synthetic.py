@@ -84,7 +84,7 @@ def lambda_draws(
     ctx: Context,
     *,
     k: list[int],
-    draws: int,
+    points: int,
     replicates: int,
     n: int = 150,
     prevalence: float = 0.2,
@@ -92,12 +92,12 @@ def lambda_draws(
     alpha: float = 0.05,
     gamma: float = 0.8,
 ) -> None:
-    """What one SBL draw may do: rejections and FDP over quantiles of Lambda, instead of their mean alone.
+    """What one SBL draw may do to a batch: rejections and FDP as functions of Lambda, instead of their mean alone.
 
-    At Lambda = (i + 1/2) / draws, for i = 0..draws-1, one measurement a (replicate, Lambda); exact, no sampling of
-    Lambda. Beside them the exact probability that everything is rejected.
+    At `points` values of Lambda in geometric steps from alpha (1 - gamma) / 10 to 1, one measurement a (replicate,
+    Lambda); exact, no sampling of Lambda. Beside them the exact probability that everything is rejected.
     """
-    lam = (np.arange(draws) + 0.5) / draws
+    lam = np.geomspace(alpha * (1 - gamma) / 10, 1.0, points)
     for size in k:
         rng = ctx.generator("scores", k=size)
         scores = rng.standard_normal((replicates, n))
