@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 
@@ -62,7 +63,9 @@ def simulation(
                 _record(ctx, reject, null, alpha, share, method=name, k=k, prevalence=share, block=blocks)
 
 
-def _record(ctx: Context, reject: np.ndarray, null: np.ndarray, alpha: float, share: float, **coords) -> None:
+def _record(
+    ctx: Context, reject: np.ndarray, null: np.ndarray, alpha: float, share: float, **coords: Any
+) -> None:
     def record(metric: str, values: np.ndarray, direction: str) -> None:
         means = values.reshape(len(coords["block"]), -1).mean(axis=1)
         ctx.record_many(metric, means, unit="1", direction=direction, **coords)
@@ -103,7 +106,7 @@ def lambda_draws(
         inclusion = sbl_inclusion(p, alpha=alpha, gamma=gamma)
         for replicate in range(replicates):
             reject = inclusion[replicate] >= lam[:, None]  # j is rejected for Lambda <= min(1, alpha / q_j)
-            coords = {"k": size, "replicate": replicate, "uniform": lam}
+            coords: dict[str, Any] = {"k": size, "replicate": replicate, "uniform": lam}
             rejected = reject.mean(axis=-1)
             ctx.record_many("rejected_share", rejected, unit="1", **coords)
             ctx.record_many(
@@ -111,6 +114,6 @@ def lambda_draws(
             )
         # Rejections only grow as Lambda falls, so that the extreme draws span the range.
         share = (inclusion[:, None, :] >= lam[[0, -1], None]).mean(axis=-1)
-        each = {"k": size, "replicate": np.arange(replicates)}
+        each: dict[str, Any] = {"k": size, "replicate": np.arange(replicates)}
         ctx.record_many("rejected_range", share[:, 0] - share[:, 1], unit="1", direction="lower", **each)
         ctx.record_many("everything_probability", inclusion.min(axis=-1), unit="1", direction="lower", **each)
