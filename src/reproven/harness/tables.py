@@ -8,8 +8,8 @@ from dataclasses import fields
 from pathlib import Path
 
 import pandas as pd
+from scipy import stats
 
-from reproven.harness.intervals import mean_interval
 from reproven.harness.store import write_atomically
 from reproven.harness.verdicts import Row
 
@@ -133,12 +133,18 @@ def comparison_markdown(experiment: str, data: pd.DataFrame) -> str:
         title = f"\n## {metric}{f' ({unit})' if unit else ''}, tier {tier}, {hardware}\n"
         lines += [title, "| " + " | ".join([*axes, *(m or "value" for m in methods)]) + " |"]
         lines.append("|" + "---|" * (len(axes) + len(methods)))
-        body = []
-        grouped = rows.groupby(axes, sort=True) if axes else [((), rows)]
-        for point, part in grouped:
-            values = point if isinstance(point, tuple) else (point,)
-            cells = [_cell(part[part["method"].astype(str) == m]["value"]) for m in methods]
-            body.append("| " + " | ".join([*(_short(v) for v in values), *cells]) + " |")
+        named = rows.assign(method=rows["method"].astype(str))
+        cells = named.groupby([*axes, "method"], sort=True)["value"].agg(["mean", "std", "count"])
+        shown = pd.Series(
+            map(_cell, cells["mean"], cells["std"], cells["count"]), index=cells.index, dtype=object
+        )
+        wide = shown.unstack("method") if axes else shown.to_frame().T
+        body = [
+            "| "
+            + " | ".join([*(_short(v) for v in point), *(c if isinstance(c, str) else "" for c in line)])
+            + " |"
+            for point, line in zip(_points(wide.index, bool(axes)), wide[methods].to_numpy())
+        ]
         lines += body[:SHOWN_ROWS]
         if len(body) > SHOWN_ROWS:
             lines.append(f"\n{len(body) - SHOWN_ROWS} more rows stand in the CSV beside this file.")
@@ -171,13 +177,16 @@ def differences(root: Path, files: Mapping[str, str]) -> list[str]:
     return found
 
 
-def _cell(values: pd.Series) -> str:
-    x = values.to_numpy(dtype=float)
-    if not len(x):
-        return ""
-    low, high = mean_interval(x, 0.95)
-    spread = f" ± {_short((high - low) / 2)}" if math.isfinite(low) else ""
-    return f"{_short(float(x.mean()))}{spread} ({len(x)})"
+def _points(index: pd.Index, named: bool) -> list[tuple[object, ...]]:
+    if not named:
+        return [()]
+    return [p if isinstance(p, tuple) else (p,) for p in index]
+
+
+def _cell(mean: float, std: float, count: int) -> str:
+    """Return ``mean ± half-width of the 95 % interval (n)``."""
+    half = stats.t.ppf(0.975, count - 1) * std / math.sqrt(count) if count > 1 else math.nan
+    return f"{_short(float(mean))}{f' ± {_short(float(half))}' if math.isfinite(half) else ''} ({count})"
 
 
 def _short(value: object) -> str:

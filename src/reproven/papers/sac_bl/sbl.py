@@ -98,7 +98,7 @@ def sbl_inclusion(
     log_budget = math.log(delta * alpha) - math.log(n)
     if k is not None and p.ndim == 1 and n > k + 1:
         counts = grid_counts(p, k)
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):  # p = 0, where the count is usually 0
             log_ratio = log_budget + np.log(np.cumsum(counts)) - gamma * np.log(np.arange(k + 2) / (k + 1.0))
         log_ratio[counts == 0] = -np.inf
         on_grid = np.exp(np.minimum(0.0, np.maximum.accumulate(log_ratio[::-1])[::-1]))

@@ -72,7 +72,6 @@ def _record(ctx: Context, reject: np.ndarray, null: np.ndarray, alpha: float, sh
     record("fdp", false, "lower")
     record("fdp_over_bound", false * n / (alpha * n0), "lower")  # the theorems' bound is alpha n0 / n
     record("fdp_exceeds_twice_alpha", metrics.fdp_exceeds(reject, null, 2 * alpha), "lower")
-    record("tpr", metrics.tpr(reject, null), "higher")
     record("everything_rejected", reject.min(axis=-1).astype(float), "lower")
     if share > 0:
         record("power", metrics.power(reject, null), "higher")
