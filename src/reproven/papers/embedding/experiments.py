@@ -185,12 +185,15 @@ def _times(record: PairRecord, toy: Toy) -> list[float]:
 def _record_boundary(
     ctx: Context, net: StackedNet, pair: ToyPair, record: PairRecord, i: int, where: dict[str, Any]
 ) -> None:
-    """Record the outputs of both networks on the unit circle; the boundary is where they change sign."""
+    """Record both networks on the unit circle, where their sign gives the boundary, and the data."""
     angles = np.linspace(0, 2 * np.pi, 721)
     points = torch.from_numpy(np.stack([np.cos(angles), np.sin(angles)]))
     for side, stack in (("narrow", record.narrow), ("wide", record.wide)):
         out = net.outputs({n: v[i : i + 1] for n, v in stack.items()}, points)[0].numpy()
         ctx.record_many("output_on_circle", out, unit="1", side=side, angle=angles, **where)
+    ctx.record_many(
+        "label", pair.y.tolist(), unit="1", x0=pair.x[:, 0].tolist(), x1=pair.x[:, 1].tolist(), **where
+    )
 
 
 def record_steps(steps: int, count: int = 60) -> list[int]:
