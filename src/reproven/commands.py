@@ -161,8 +161,8 @@ def data(options: argparse.Namespace) -> int:
         except Blocked as reason:  # the others are still worth having; its runs end as blocked
             blocked.append(name)
             print(f"{name}: {reason}", file=sys.stderr)
-    cached = len(wanted) - len(blocked)
-    print(f"{cached} data cards fetched and verified in {provider.cache_folder()}, {len(blocked)} blocked")
+    at_hand = len(wanted) - len(blocked)
+    print(f"{at_hand} data cards fetched and verified in {provider.cache_folder()}, {len(blocked)} blocked")
     return 0
 
 
