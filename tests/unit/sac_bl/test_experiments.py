@@ -56,13 +56,13 @@ def digits() -> Context:
 def test_simulation_reproduces_a_known_case_and_is_paired() -> None:
     """n = 150, 75 % anomalies, shift 4, k = 1000: power BL .757, SBL .899, BY .925, BH .986 (2,000 replicates)."""
     ctx = Context(methods=RULES)
-    simulation(ctx, k=1000, prevalence=[0.0, 0.75], replicates=300, block=50)
+    simulation(ctx, k=1000, prevalence=[0.0, 0.75], replicates=300, block=50, fine=10)
     data = frame(ctx)
     power = data[data["metric"] == "power"].groupby("method")["value"].mean()
     for name, known in {"bl": 0.757, "sbl": 0.899, "by": 0.925, "bh": 0.986}.items():
         assert power[name] == pytest.approx(known, abs=0.04)  # four standard errors of 300 replicates
     alone = Context(methods={"mine": bh})
-    simulation(alone, k=1000, prevalence=[0.0, 0.75], replicates=300, block=50)
+    simulation(alone, k=1000, prevalence=[0.0, 0.75], replicates=300, block=50, fine=10)
     mine = frame(alone)
     together = data[(data["method"] == "bh")].reset_index(drop=True)
     for metric in ("fdp", "power"):
@@ -71,13 +71,13 @@ def test_simulation_reproduces_a_known_case_and_is_paired() -> None:
         )
     assert set(data[data["metric"] == "power"]["prevalence"]) == {0.75}  # undefined without anomalies
     assert np.isfinite(data["value"]).all()
-    with pytest.raises(ValueError, match="multiple of block"):
-        simulation(ctx, k=10, prevalence=[0.5], replicates=30, block=20)
+    with pytest.raises(ValueError, match="multiple of the next"):
+        simulation(ctx, k=10, prevalence=[0.5], replicates=30, block=20, fine=10)
 
 
 def test_missing_plus_one_is_caught_on_clean_batches_only() -> None:
     ctx = Context(methods={"bl": bl})
-    simulation(ctx, k=60, prevalence=[0.0, 0.8], replicates=200, block=50, plus_one=False)
+    simulation(ctx, k=60, prevalence=[0.0, 0.8], replicates=200, block=50, fine=10, plus_one=False)
     fdr = frame(ctx).query("metric == 'fdp'").groupby("prevalence")["value"].mean()
     assert fdr[0.0] > 0.5
     assert fdr[0.8] < 0.05
@@ -134,7 +134,12 @@ def test_pathwise_finds_no_violation_and_fires_on_the_controls() -> None:
         assert total.loc[metric, "max"] <= 1e-12
     assert total.loc["non_monotone_per_item", "sum"] > 0
     assert total.loc["bl_outside_by_beyond_reach", "sum"] == 1
-    assert total.loc["strictly_more", "max"] > 0
+    least = frame(ctx).groupby("metric")["value"].min()
+    assert least["strict_probability"] >= 0.05 * 0.05 - 1e-12  # delta alpha at the largest gamma
+    assert least["fpr_strict_probability"] >= 0.05 * 0.05 - 1e-12
+    assert (
+        abs(frame(ctx).query("metric == 'strict_drawn_minus_exact'")["value"].mean()) < 0.03
+    )  # 72 x 20 draws
     assert total.loc["by_dominates_up_to", "max"] == pytest.approx(3.39e6, rel=0.01)
 
 
@@ -220,7 +225,7 @@ def test_audit_finds_the_known_contradictions_and_checks_the_cells(tmp_path) -> 
 def test_figures_of_the_simulation() -> None:
     ctx = Context(methods=RULES)
     for k in (50, 200):
-        simulation(ctx, k=k, prevalence=[0.0, 0.5], replicates=20, block=5)
+        simulation(ctx, k=k, prevalence=[0.0, 0.5], replicates=20, block=5, fine=5)
     for figure in (figures.fdr_and_power, figures.against_prevalence):
         axes = figure(frame(ctx)).axes
         assert any(axis.has_data() for axis in axes)

@@ -26,18 +26,21 @@ def simulation(
     n: int = 150,
     shift: float = 4.0,
     alpha: float = 0.05,
-    block: int = 50,
+    block: int = 100,
+    fine: int = 8,
     plus_one: bool = True,
 ) -> None:
     """FDR and power of every rule over calibration size k and share of anomalies.
 
-    All items of a replicate share its k calibration scores. Measurements are means over blocks of `block`
-    replicates: independent samples with nearly normal errors even where most FDPs are 0.
+    All items of a replicate share its k calibration scores. Measurements are means over blocks of replicates, which
+    are independent: FDPs over `fine` replicates, so that an FDR of 0 rests on many samples, the rest over `block`.
 
     plus_one: False is the negative control (p = #/k).
     """
-    if replicates % block:
-        raise ValueError(f"replicates={replicates} must be a multiple of block={block}")
+    if replicates % block or block % fine:
+        raise ValueError(
+            f"replicates={replicates}, block={block}, fine={fine}: each must be a multiple of the next"
+        )
     chunk = min(max(CHUNK // block, 1) * block, replicates)
     for start in range(0, replicates, chunk):
         ctx.progress(start / replicates, f"k={k}")
@@ -54,29 +57,37 @@ def simulation(
             evidence = Evidence(
                 conformal_p(calibration, scores, plus_one=plus_one), calibration, scores, null
             )
-            blocks = np.arange(start // block, (start + rows) // block)
+            coords = {"k": k, "prevalence": share}
             for name, rule in ctx.methods.items():
                 rng = ctx.generator("uniform", k=k, start=start, prevalence=share)
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", NoPowerWarning)  # no power is what is being measured
                     reject = decide(rule, evidence, alpha=alpha, rng=rng)
-                _record(ctx, reject, null, alpha, share, method=name, k=k, prevalence=share, block=blocks)
+                _record(ctx, reject, null, alpha, start, block, fine, method=name, **coords)
 
 
 def _record(
-    ctx: Context, reject: np.ndarray, null: np.ndarray, alpha: float, share: float, **coords: Any
+    ctx: Context,
+    reject: np.ndarray,
+    null: np.ndarray,
+    alpha: float,
+    start: int,
+    block: int,
+    fine: int,
+    **coords: Any,
 ) -> None:
-    def record(metric: str, values: np.ndarray, direction: str) -> None:
-        means = values.reshape(len(coords["block"]), -1).mean(axis=1)
-        ctx.record_many(metric, means, unit="1", direction=direction, **coords)
+    def record(metric: str, values: np.ndarray, direction: str, size: int = block) -> None:
+        means = values.reshape(-1, size).mean(axis=1)
+        blocks = start // size + np.arange(len(means))
+        ctx.record_many(metric, means, unit="1", direction=direction, block=blocks, **coords)
 
     false = metrics.fdp(reject, null)
     n, n0 = null.shape[-1], np.count_nonzero(null[0])
-    record("fdp", false, "lower")
+    record("fdp", false, "lower", fine)
     record("fdp_over_bound", false * n / (alpha * n0), "lower")  # the theorems' bound is alpha n0 / n
     record("fdp_exceeds_twice_alpha", metrics.fdp_exceeds(reject, null, 2 * alpha), "lower")
     record("everything_rejected", reject.min(axis=-1).astype(float), "lower")
-    if share > 0:
+    if n0 < n:
         record("power", metrics.power(reject, null), "higher")
 
 
