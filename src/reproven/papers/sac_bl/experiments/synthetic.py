@@ -26,7 +26,7 @@ def simulation(
     n: int = 150,
     shift: float = 4.0,
     alpha: float = 0.05,
-    block: int = 100,
+    block: int = 200,
     fine: int = 8,
     plus_one: bool = True,
 ) -> None:
