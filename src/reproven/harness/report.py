@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from reproven.harness import accepted, compose, paths, provenance, tables
-from reproven.harness.claims import same
 from reproven.harness.errors import UserError
 from reproven.harness.plan import Run, expand
+from reproven.harness.samples import same
 from reproven.harness.store import Result, Status, Store, frame, write_atomically
 from reproven.harness.targets import Target, load_targets
 from reproven.harness.verdicts import Row, decide
@@ -36,6 +36,9 @@ class Findings:
     )  # (tier, hardware) -> time of all runs
     figures: dict[str, list[Mapping[str, Any]]] = field(default_factory=dict)
     headline: dict[tuple[str, str], float] = field(default_factory=dict)
+    samples: dict[str, dict[str, tuple[str, ...]]] = field(
+        default_factory=dict
+    )  # experiment -> metric -> axes
 
 
 def gather(store: Store, paper: str) -> Findings:
@@ -72,6 +75,7 @@ def _gather_tier(
         targets += found
         findings.figures[experiment] = node["figures"]
         findings.headline |= {(t.experiment, t.id): t.regress_tol for t in found if t.headline}
+        findings.samples[experiment] = {m: t.samples for t in found for m in t.metric}
         for target in found:
             gap = _gap(target, runs, statuses)
             if gap is not None:
@@ -144,7 +148,9 @@ def files(findings: Findings) -> dict[str, str]:
     for experiment, data in findings.data.items():
         name = experiment.partition("/")[2].replace("/", "-")
         made[f"{paper}/{name}.csv"] = tables.raw_csv(data)
-        made[f"{paper}/{name}.md"] = tables.comparison_markdown(experiment, data)
+        made[f"{paper}/{name}.md"] = tables.comparison_markdown(
+            experiment, data, findings.samples.get(experiment)
+        )
     return made
 
 

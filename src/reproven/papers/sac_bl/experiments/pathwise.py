@@ -60,10 +60,7 @@ def _kinds(ctx: Context, cases: int, batch: int) -> Iterator[tuple[dict, np.ndar
         rng = ctx.generator("cases", index=index)
         null = rng.random((batch, n)) >= share
         scores = rng.standard_normal((batch, n)) + rng.choice([2.0, 4.0]) * ~null
-        if k is None:
-            p = ndtr(-scores)
-        else:
-            p = conformal_p(rng.standard_normal((batch, k)), scores)
+        p = ndtr(-scores) if k is None else conformal_p(rng.standard_normal((batch, k)), scores)
         yield {"n": n, "gamma": gamma, "k": k or 0, "prevalence": share}, p, null, gamma
 
 
