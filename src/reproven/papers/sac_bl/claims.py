@@ -46,5 +46,9 @@ def follows_beta(data: pd.DataFrame, *, samples: list[str], confidence: float, m
     distance = float(stats.kstest(values, stats.beta(k + 1 - rank, rank).cdf).statistic)
     band = float(np.sqrt(np.log(2 / (1 - confidence)) / (2 * len(values))))
     low, high = max(0.0, distance - band), distance + band
-    reason = f"distance {distance:.4f} to Beta({k + 1 - rank:g}, {rank:g}), at most {high:.4f}, against {margin:g}"
-    return Decision(judge(low, high, 0.0, margin), distance, low, high, len(values), reason, per_seed(data, ""))
+    reason = (
+        f"distance {distance:.4f} to Beta({k + 1 - rank:g}, {rank:g}), at most {high:.4f}, against {margin:g}"
+    )
+    return Decision(
+        judge(low, high, 0.0, margin), distance, low, high, len(values), reason, per_seed(data, "")
+    )

@@ -70,7 +70,9 @@ def conformal_e_values(calibration: np.ndarray, scores: np.ndarray, *, alpha_bh:
     check_open_unit(alpha_bh=alpha_bh)
     calibration, scores = check_scores(calibration, scores)
     rows = scores.reshape(-1, scores.shape[-1])
-    calibrations = np.broadcast_to(calibration, (*scores.shape[:-1], calibration.shape[-1])).reshape(len(rows), -1)
+    calibrations = np.broadcast_to(calibration, (*scores.shape[:-1], calibration.shape[-1])).reshape(
+        len(rows), -1
+    )
     e = np.zeros(rows.shape)
     n, k = rows.shape[1], calibrations.shape[1]
     for out, cal, row in zip(e, calibrations, rows):

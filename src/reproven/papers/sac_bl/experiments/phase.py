@@ -70,7 +70,9 @@ def boundary(
                             for i in range(uniforms)
                         ]
                     ),
-                    "bl_gamma_n": mean_field_fpr(log_n, strength, b, drifting, np.log((1 - drifting) * alpha)),
+                    "bl_gamma_n": mean_field_fpr(
+                        log_n, strength, b, drifting, np.log((1 - drifting) * alpha)
+                    ),
                     "bh": mean_field_fpr(log_n, strength, b, 1.0, np.log(alpha)),
                 }
                 coords = {"log10_n": exponent, "beta": b, "r": strength, "gamma": gamma}
@@ -106,7 +108,9 @@ def mean_field_fpr(log_n: float, r: float, beta: float, gamma: float, log_budget
     return float(ndtr(_quantile(best) - shift))
 
 
-def _slack(log_t: np.ndarray, shift: float, log_n: float, beta: float, gamma: float, log_budget: float) -> np.ndarray:
+def _slack(
+    log_t: np.ndarray, shift: float, log_n: float, beta: float, gamma: float, log_budget: float
+) -> np.ndarray:
     log_pi1 = -beta * log_n
     log_pi0 = np.log1p(-np.exp(log_pi1))
     rejected = logsumexp(np.stack([log_pi0 + log_t, log_pi1 + log_ndtr(shift - _quantile(log_t))]), axis=0)

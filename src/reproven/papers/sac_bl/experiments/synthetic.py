@@ -44,11 +44,15 @@ def simulation(
         rng = ctx.generator("scores", k=k, start=start)
         calibration = np.sort(rng.standard_normal((rows, k)), axis=-1)
         noise = rng.standard_normal((rows, n))
-        place = rng.random((rows, n)).argsort(axis=-1)  # where anomalies stand: online rules and ties must not know
+        place = rng.random((rows, n)).argsort(
+            axis=-1
+        )  # where anomalies stand: online rules and ties must not know
         for share in prevalence:
             null = place >= round(share * n)
             scores = noise + shift * ~null
-            evidence = Evidence(conformal_p(calibration, scores, plus_one=plus_one), calibration, scores, null)
+            evidence = Evidence(
+                conformal_p(calibration, scores, plus_one=plus_one), calibration, scores, null
+            )
             blocks = np.arange(start // block, (start + rows) // block)
             for name, rule in ctx.methods.items():
                 rng = ctx.generator("uniform", k=k, start=start, prevalence=share)
@@ -68,7 +72,6 @@ def _record(ctx: Context, reject: np.ndarray, null: np.ndarray, alpha: float, sh
     record("fdp", false, "lower")
     record("fdp_over_bound", false * n / (alpha * n0), "lower")  # the theorems' bound is alpha n0 / n
     record("fdp_exceeds_twice_alpha", metrics.fdp_exceeds(reject, null, 2 * alpha), "lower")
-    record("tpr", metrics.tpr(reject, null), "higher")
     record("everything_rejected", reject.min(axis=-1).astype(float), "lower")
     if share > 0:
         record("power", metrics.power(reject, null), "higher")
@@ -103,7 +106,9 @@ def lambda_draws(
             coords = {"k": size, "replicate": replicate, "uniform": lam}
             rejected = reject.mean(axis=-1)
             ctx.record_many("rejected_share", rejected, unit="1", **coords)
-            ctx.record_many("fdp", metrics.fdp(reject, null[replicate]), unit="1", direction="lower", **coords)
+            ctx.record_many(
+                "fdp", metrics.fdp(reject, null[replicate]), unit="1", direction="lower", **coords
+            )
         # Rejections only grow as Lambda falls, so that the extreme draws span the range.
         share = (inclusion[:, None, :] >= lam[[0, -1], None]).mean(axis=-1)
         each = {"k": size, "replicate": np.arange(replicates)}

@@ -153,7 +153,9 @@ def _covariate_shift(ctx: Context, blocks: int, block: int) -> None:
             for t in (0.05, 0.2):
                 below = float(np.mean(np.asarray(p) <= t))
                 ctx.record("null_p_below", below, unit="1", direction="lower", p_value=kind, t=t, block=i)
-                ctx.record("null_p_excess", below - t, unit="1", direction="lower", p_value=kind, t=t, block=i)
+                ctx.record(
+                    "null_p_excess", below - t, unit="1", direction="lower", p_value=kind, t=t, block=i
+                )
 
 
 def _means(ctx: Context, metric: str, values: np.ndarray, block: int, **coords) -> None:
