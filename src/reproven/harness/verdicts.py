@@ -65,6 +65,10 @@ def decide(
     runs that the target rests on are not done; such a target gets that state as its verdict, whatever else there is.
     Statistical claims share an error of 1 % (Bonferroni over all of `targets`, whatever has run).
     """
+    if len(data) and (set(data["tier"]) != {tier} or set(data["hardware"]) != {hardware}):
+        raise ValueError(
+            f"measurements of other tiers or hardware than {tier}, {hardware} are never mixed in"
+        )
     statistical = sum(t.statistical for t in targets)
     confidence = 1 - CLAIM_ERROR / max(1, statistical)
     by_metric = dict(iter(data.groupby(["experiment", "metric"], sort=False))) if len(data) else {}
