@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -59,7 +60,7 @@ def gcn_layer(ctx: Context, *, n: int, d: int, repeats: int, memory_n: int) -> N
                 seconds[name].append(time.perf_counter() - start)
             ctx.progress(0.9 * (done + 1) / repeats, "timing")
     best = {name: min(times) for name, times in seconds.items()}
-    where = {"n": n, "d": d}
+    where: dict[str, Any] = {"n": n, "d": d}
     for peer in ("pyg_csr", "pyg_edge_index"):
         ctx.record("speedup", best[peer] / best["ours"], unit="x", direction="higher", peer=peer, **where)
         ctx.record("matmul_speedup", best[peer] / best["matmul"], unit="x", peer=peer, **where)
