@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from rich.console import Console
 from rich.table import Table
 
-from reproven.harness import compose, paths, report
-from reproven.harness.errors import UserError, did_you_mean
+from reproven.harness import compose, paths
+from reproven.harness.errors import Blocked, UserError, did_you_mean
 from reproven.harness.executor import available_cores, execute, raise_on_failure
 from reproven.harness.plan import Run, Step, cards, expand, plan, remaining_seconds
 from reproven.harness.store import Store
 
+# `report` is imported where it is used: it brings pandas and scipy, a second that planning does not need.
 BENCH = "bench"  # the paper that is none: ratios against peers
 
 
@@ -26,7 +27,9 @@ def reproduce(options: argparse.Namespace) -> int:
     counts = execute(steps, store, jobs=jobs)
     print(", ".join(f"{n} {state}" for state, n in sorted(counts.items())) or "nothing to do")
     if not options.no_report:
-        _write_reports(store, sorted({s.run.paper for s in steps}), {s.run.tier for s in steps})
+        ran = {s.run.paper for s in steps if s.action != "skip"}
+        papers = {s.run.paper for s in steps}
+        _write_reports(store, sorted(papers), {s.run.tier for s in steps}, again=ran)
     raise_on_failure(counts)
     return 0
 
@@ -79,6 +82,8 @@ def report_command(options: argparse.Namespace) -> int:
 
 def verify(options: argparse.Namespace) -> int:
     """Recompute every table from run folders; name each difference."""
+    from reproven.harness import report
+
     names, overrides = _split(options.words)
     store = _store(overrides)
     papers = names or store.papers()
@@ -93,6 +98,8 @@ def verify(options: argparse.Namespace) -> int:
 
 def accept(options: argparse.Namespace) -> int:
     """Write the present values as the accepted ones, and the README's table from them."""
+    from reproven.harness import report
+
     names, overrides = _split(options.words)
     store = _store(overrides)
     tier = _override(overrides, "tier")
@@ -104,6 +111,8 @@ def accept(options: argparse.Namespace) -> int:
 
 def regress(options: argparse.Namespace) -> int:
     """Compare headline values with the accepted ones, on the same seeds."""
+    from reproven.harness import report
+
     names, overrides = _split(options.words)
     store = _store(overrides)
     papers = names or [p for p in store.papers() if p != BENCH]
@@ -144,10 +153,16 @@ def data(options: argparse.Namespace) -> int:
     rest = [n for n in names if n not in CARDS]
     runs = [s.run for s in _planned(rest or _papers(), overrides)[0]] if rest or not names else []
     wanted = list(dict.fromkeys([*direct, *(c for run in runs for c in cards(run.datasets))]))
+    blocked = []
     for name in wanted:
-        provider.fetch(name)
-        provider.verify(name)
-    print(f"{len(wanted)} data cards fetched and verified in {provider.cache_folder()}")
+        try:
+            provider.fetch(name)
+            provider.verify(name)
+        except Blocked as reason:  # the others are still worth having; its runs end as blocked
+            blocked.append(name)
+            print(f"{name}: {reason}", file=sys.stderr)
+    at_hand = len(wanted) - len(blocked)
+    print(f"{at_hand} data cards fetched and verified in {provider.cache_folder()}, {len(blocked)} blocked")
     return 0
 
 
@@ -195,7 +210,6 @@ def _print(table: Table) -> None:
 
 
 def _missing_data(run: Run) -> str | None:
-    from reproven.harness.errors import Blocked
     from reproven.harness.supervisor import freeze
 
     try:
@@ -205,10 +219,15 @@ def _missing_data(run: Run) -> str | None:
     return None
 
 
-def _write_reports(store: Store, papers: Sequence[str], tiers: set[str] | None) -> None:
+def _write_reports(
+    store: Store, papers: Sequence[str], tiers: set[str] | None, again: Collection[str] | None = None
+) -> None:
+    from reproven.harness import report
+
     console = Console()
     for paper in papers:
-        report.write(store, paper, console=console, show_tiers=tiers)
+        anew = again is None or paper in again
+        report.write(store, paper, console=console, show_tiers=tiers, again=anew)
 
 
 TABLE = {

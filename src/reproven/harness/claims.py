@@ -1,8 +1,13 @@
 """Named tests that decide claims from stored measurements. Papers add their own in ``papers/<slug>/claims.py``.
 
 A test is ``test(data, *, samples, confidence, **params) -> Decision``. `data` holds the rows of one target: the
-metric and the coordinates asked for. Rows are averaged over everything but `samples`, the axes whose combinations
-are independent. With ``per: [coords]`` the claim must hold in every group; the worst group is reported.
+metric and the coordinates asked for. Statistical tests average rows over everything but `samples`, the axes whose
+combinations are independent; exact tests look at every single row. With ``per: [coords]`` the claim must hold in
+every group, statistical tests share their error between the groups, and the worst group is reported.
+
+Equal samples have an interval of width zero, as befits a deterministic number. A metric in unit ``1`` or ``%`` with
+values in that unit's range may be a rate, of which equal samples prove little: its interval is as wide as what n
+samples can have missed (`intervals.mean_interval`). What must hold without exception is a case for an exact test.
 """
 
 from __future__ import annotations
@@ -11,8 +16,8 @@ import importlib
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,10 +26,11 @@ import pandas as pd
 from reproven.harness import intervals
 from reproven.harness.decision import Decision
 from reproven.harness.errors import UserError, did_you_mean
+from reproven.harness.samples import Cells, cells, groups, key, paired, per_seed, same, sampled
 
-Estimate = Callable[
-    [pd.DataFrame, float], tuple[float, float, float, int]
-]  # (rows, level) -> ours, low, high, n
+# With `combine` and `judge` below, what papers' own tests are made of.
+__all__ = ["claim_test", "combine", "groups", "judge", "key", "paired", "per_seed", "same", "sampled"]
+
 SEVERITY = ("failed", "violated", "inconclusive", "holds")
 
 
@@ -43,6 +49,25 @@ class ClaimTest:
         return {k: p for k, p in found.items() if k not in ("data", "samples", "confidence")}
 
 
+@dataclass(frozen=True)
+class Statistic:
+    """What a test compares: cells -> independent samples, these -> our number, these at a level -> its interval."""
+
+    reduce: Callable[[Cells], np.ndarray]
+    value: Callable[[np.ndarray], float]
+    interval: Callable[[np.ndarray, float], tuple[float, float]]
+
+    def each_seed(self, group: Cells, label: str) -> dict[str, float]:
+        """Return what the regression gate keeps: our number from each base seed alone, where there is one."""
+        kept = {}
+        for name, part in group.by_seed():
+            try:
+                kept[f"{label},{name}" if label else name] = float(self.value(self.reduce(part)))
+            except ValueError:  # one seed alone does not determine it: its mean has no logarithm, say
+                continue
+        return kept
+
+
 CLAIM_TESTS: dict[str, ClaimTest] = {}
 
 
@@ -50,11 +75,8 @@ def claim_test(exact: bool) -> Callable[[Callable[..., Decision]], Callable[...,
     """Declare a claim test; the function stays a plain function."""
 
     def register(function: Callable[..., Decision]) -> Callable[..., Decision]:
-        name = (
-            function.__name__
-            if function.__module__ == __name__
-            else f"{function.__module__}.{function.__name__}"
-        )
+        own = function.__module__ == __name__
+        name = function.__name__ if own else f"{function.__module__}.{function.__name__}"
         CLAIM_TESTS[name] = ClaimTest(name, function, exact)
         return function
 
@@ -74,73 +96,6 @@ def resolve(name: str) -> ClaimTest:
 
 
 # --- what tests are made of ------------------------------------------------------------------------------
-
-
-def groups(data: pd.DataFrame, per: Sequence[str]) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield (label, rows) for each combination of the `per` coordinates; one group without any."""
-    if not per:
-        yield "", data
-        return
-    _need(data, per)
-    for point, rows in data.groupby(list(per), sort=True, dropna=False):
-        yield key(per, point), rows
-
-
-def key(names: Sequence[str], point: Any) -> str:
-    """Return ``"n=10,seed=0"``; whole numbers without a point, so that keys outlive a change of type."""
-    values = point if isinstance(point, tuple) else (point,)
-    return ",".join(f"{n}={_word(v)}" for n, v in zip(names, values))
-
-
-def sampled(data: pd.DataFrame, samples: Sequence[str]) -> pd.Series:
-    """Return one value a sample: the mean over all rows that share the `samples` coordinates."""
-    _need(data, samples)
-    if not samples:
-        return data["value"].reset_index(drop=True)
-    return data.groupby(list(samples), sort=True, dropna=False)["value"].mean()
-
-
-def per_seed(
-    data: pd.DataFrame,
-    label: str,
-    statistic: Callable[[pd.DataFrame], float] = lambda rows: rows["value"].mean(),
-) -> dict[str, float]:
-    """Return what the regression gate keeps of a group: the statistic of each base seed alone."""
-    prefix = f"{label}," if label else ""
-    return {f"{prefix}seed={_word(s)}": float(statistic(rows)) for s, rows in data.groupby("seed", sort=True)}
-
-
-def paired(data: pd.DataFrame, samples: Sequence[str], axis: str, a: Hashable, b: Hashable) -> pd.DataFrame:
-    """Return columns ``a`` and ``b``: the values of the same samples at two points of `axis`.
-
-    ValueError when a sample is at only one of them: a comparison of other samples is no pairing.
-    """
-    _need(data, [axis])
-    sides = {}
-    for name, point in (("a", a), ("b", b)):
-        rows = data[same(data[axis], point)]
-        if rows.empty:
-            raise ValueError(f"no measurement at {axis}={point}")
-        sides[name] = sampled(rows, samples)
-    table = pd.concat(sides, axis=1)
-    if table.isna().to_numpy().any():
-        raise ValueError(f"{int(table.isna().any(axis=1).sum())} samples are at only one of {axis}={a}, {b}")
-    return table
-
-
-def same(column: pd.Series, wanted: Any) -> pd.Series:
-    """Tell which entries equal `wanted` (any of a list), where 5, 5.0 and a column turned float are the same."""
-    options = wanted if isinstance(wanted, list | tuple) else [wanted]
-    found = pd.Series(False, index=column.index)
-    for option in options:
-        if isinstance(option, int | float) and not isinstance(option, bool):
-            numbers = (
-                column if pd.api.types.is_numeric_dtype(column) else pd.to_numeric(column, errors="coerce")
-            )
-            found |= np.isclose(numbers.astype(float), float(option), rtol=1e-12, atol=0.0)
-        else:
-            found |= column.astype(object) == option
-    return found
 
 
 def combine(parts: Sequence[tuple[str, Decision, float]]) -> Decision:
@@ -168,51 +123,49 @@ def judge(low: float, high: float, floor: float, ceiling: float) -> str:
 
 
 def _against(
-    data: pd.DataFrame,
-    per: Sequence[str],
+    grouped: Sequence[tuple[str, Cells]],
     confidence: float,
     floor: float,
     ceiling: float,
-    estimate: Estimate,
+    statistic: Statistic,
     what: str,
 ) -> Decision:
-    """Compare an estimate of each group with an allowed range; the level is shared between the groups."""
-    members = list(groups(data, per or []))
-    level = 1 - (1 - confidence) / max(1, len(members))
+    """Compare a statistic of each group with an allowed range; the level is shared between the groups."""
+    level = 1 - (1 - confidence) / len(grouped)
+    bar = " and ".join(f"{s} {b:.6g}" for s, b in ((">=", floor), ("<=", ceiling)) if math.isfinite(b))
     parts = []
-    for label, rows in members:
-        ours, low, high, n = estimate(rows, level)
-        slack = min(low - floor, ceiling - high)
-        bar = " and ".join(f"{s} {b:g}" for s, b in ((">=", floor), ("<=", ceiling)) if math.isfinite(b))
-        reason = f"{what} {ours:.4g} [{low:.4g}, {high:.4g}] against {bar}"
-        kept = per_seed(rows, label, _first(estimate))
-        decision = Decision(judge(low, high, floor, ceiling), ours, low, high, n, reason, kept)
-        parts.append((label, decision, slack))
+    for label, group in grouped:
+        x = statistic.reduce(group)
+        ours = float(statistic.value(x))
+        low, high = map(float, statistic.interval(x, level))
+        shown = f"{ours:.6g}" if low == high == ours else f"{ours:.4g} [{low:.4g}, {high:.4g}]"
+        reason = f"{what} {shown} against {bar}"
+        if low < high and len(x) > 1 and intervals.equal(x):
+            reason += f", all {len(x)} samples equal"
+        kept = statistic.each_seed(group, label)
+        decision = Decision(judge(low, high, floor, ceiling), ours, low, high, len(x), reason, kept)
+        parts.append((label, decision, min(low - floor, ceiling - high)))
     return combine(parts)
 
 
-def _mean(samples: Sequence[str]) -> Estimate:
-    def estimate(rows: pd.DataFrame, level: float) -> tuple[float, float, float, int]:
-        x = sampled(rows, samples).to_numpy()
-        return (float(x.mean()), *intervals.mean_interval(x, level), len(x))
-
-    return estimate
-
-
-def _first(estimate: Estimate) -> Callable[[pd.DataFrame], float]:
-    return lambda rows: estimate(rows, 0.95)[0]
-
-
-def _need(data: pd.DataFrame, names: Sequence[str]) -> None:
-    for name in names:
-        if name not in data.columns:
-            raise ValueError(f"no coordinate {name!r}{did_you_mean(name, [str(c) for c in data.columns])}")
+def _mean_against(
+    data: pd.DataFrame,
+    samples: Sequence[str],
+    per: Sequence[str] | None,
+    confidence: float,
+    floor: float,
+    ceiling: float,
+) -> Decision:
+    grouped = cells(data, per or [], samples)
+    return _against(grouped, confidence, floor, ceiling, _mean(grouped[0][1].rate), "mean")
 
 
-def _word(value: Any) -> str:
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value)
+def _mean(rate: tuple[float, float] | None) -> Statistic:
+    return Statistic(
+        lambda group: group.table()[:, 0],
+        lambda x: float(x.mean()),
+        lambda x, level: intervals.mean_interval(x, level, rate),
+    )
 
 
 # --- statistical tests -----------------------------------------------------------------------------------
@@ -229,7 +182,7 @@ def mean_at_most(
     per: list[str] | None = None,
 ) -> Decision:
     """Decide ``mean <= bound + margin`` by Student's interval of the mean over samples."""
-    return _against(data, per or [], confidence, -math.inf, bound + margin, _mean(samples), "mean")
+    return _mean_against(data, samples, per, confidence, -math.inf, bound + margin)
 
 
 @claim_test(exact=False)
@@ -243,7 +196,7 @@ def mean_at_least(
     per: list[str] | None = None,
 ) -> Decision:
     """Decide ``mean >= bound - margin`` by Student's interval of the mean over samples."""
-    return _against(data, per or [], confidence, bound - margin, math.inf, _mean(samples), "mean")
+    return _mean_against(data, samples, per, confidence, bound - margin, math.inf)
 
 
 @claim_test(exact=False)
@@ -257,7 +210,7 @@ def mean_within(
     per: list[str] | None = None,
 ) -> Decision:
     """Decide ``low <= mean <= high`` (equivalence) by Student's interval of the mean over samples."""
-    return _against(data, per or [], confidence, low, high, _mean(samples), "mean")
+    return _mean_against(data, samples, per, confidence, low, high)
 
 
 @claim_test(exact=False)
@@ -273,17 +226,19 @@ def slope_within(
     per: list[str] | None = None,
 ) -> Decision:
     """Decide that the slope of the mean curve against `x` lies in [low, high]; log-log unless ``log: false``."""
-    units = [s for s in samples if s != x]
+    grouped = cells(data, per or [], [s for s in samples if s != x], x)
+    points = np.array(grouped[0][1].members, dtype=float)
 
-    def estimate(rows: pd.DataFrame, level: float) -> tuple[float, float, float, int]:
-        _need(rows, [x, *units])
-        table = rows.pivot_table(index=units or (lambda _: 0), columns=x, values="value", aggfunc="mean")
-        if table.isna().to_numpy().any():
-            raise ValueError(f"some samples lack some points of {x!r}")
-        points = table.columns.to_numpy(dtype=float)
-        return (*intervals.slope_interval(points, table.to_numpy(), log, level), len(table))
+    def slope(table: np.ndarray, level: float) -> tuple[float, float, float]:
+        there = ~np.isnan(table[0])  # groups may have points of their own
+        return intervals.slope_interval(points[there], table[:, there], log, level)
 
-    return _against(data, per or [], confidence, low, high, estimate, "slope")
+    statistic = Statistic(
+        lambda group: group.table(ragged=True),
+        lambda table: slope(table, 0.5)[0],
+        lambda table, level: slope(table, level)[1:],
+    )
+    return _against(grouped, confidence, low, high, statistic, "slope")
 
 
 @claim_test(exact=False)
@@ -299,23 +254,19 @@ def ordering(
     per: list[str] | None = None,
 ) -> Decision:
     """Decide that the mean does not fall along `order` (rises, when strict): paired differences of neighbours."""
-    members = list(groups(data, per or []))
-    level = 1 - (1 - confidence) / max(1, len(members) * (len(order) - 1))
+    if len(order) < 2:
+        raise ValueError("an ordering needs two members or more")
+    grouped = cells(data, per or [], samples, axis, order)
+    level = 1 - (1 - confidence) / (len(order) - 1)
     parts = []
-    for label, rows in members:
-        for a, b in itertools.pairwise(order):
-            table = paired(rows, samples, axis, a, b)
-            x = (table["b"] - table["a"]).to_numpy()
-            low, high = intervals.mean_interval(x, level)
-            verdict = judge(low, high, -margin, math.inf)
-            if strict and verdict == "holds" and low <= 0:
-                verdict = "violated" if high <= 0 else "inconclusive"
-            ours = float(x.mean())
-            sign = ">" if strict else ">="
-            reason = f"{axis}={b} less {a}: {ours:.4g} [{low:.4g}, {high:.4g}] against {sign} {-margin:g}"
-            step = f"{label + ',' if label else ''}{axis}={a}|{b}"
-            kept = per_seed(rows, step, _first(_difference(samples, axis, b, a)))
-            parts.append((label, Decision(verdict, ours, low, high, len(x), reason, kept), low))
+    for i, (a, b) in enumerate(itertools.pairwise(order)):
+        step = [(f"{label + ',' if label else ''}{axis}={a}|{b}", group) for label, group in grouped]
+        statistic = _difference(i + 1, i, grouped[0][1].rate)
+        found = _against(step, level, -margin, math.inf, statistic, f"{b} less {a}:")
+        low, high = found.ci_low or 0.0, found.ci_high or 0.0
+        if strict and found.verdict == "holds" and low <= 0:
+            found = replace(found, verdict="violated" if high <= 0 else "inconclusive")
+        parts.append(("", found, low))
     return combine(parts)
 
 
@@ -324,7 +275,7 @@ def proportion_at_least(
     data: pd.DataFrame, *, samples: list[str], confidence: float, bound: float, per: list[str] | None = None
 ) -> Decision:
     """Decide that at least a share `bound` of samples (values 0 or 1) succeeds, by Wilson's interval."""
-    return _against(data, per or [], confidence, bound, 1.0, _share(samples), "share")
+    return _against(cells(data, per or [], samples), confidence, bound, 1.0, _share(), "share")
 
 
 @claim_test(exact=False)
@@ -332,26 +283,31 @@ def proportion_at_most(
     data: pd.DataFrame, *, samples: list[str], confidence: float, bound: float, per: list[str] | None = None
 ) -> Decision:
     """Decide that at most a share `bound` of samples (values 0 or 1) succeeds, by Wilson's interval."""
-    return _against(data, per or [], confidence, 0.0, bound, _share(samples), "share")
+    return _against(cells(data, per or [], samples), confidence, 0.0, bound, _share(), "share")
 
 
-def _share(samples: Sequence[str]) -> Estimate:
-    def estimate(rows: pd.DataFrame, level: float) -> tuple[float, float, float, int]:
-        x = sampled(rows, samples).to_numpy()
+def _share() -> Statistic:
+    def outcomes(group: Cells) -> np.ndarray:
+        x = group.table()[:, 0]
         if not np.isin(x, (0.0, 1.0)).all():
             raise ValueError("a proportion needs values 0 or 1, one a sample")
-        return (float(x.mean()), *intervals.proportion_interval(int(x.sum()), len(x), level), len(x))
+        return x
 
-    return estimate
+    return Statistic(
+        outcomes,
+        lambda x: float(x.mean()),
+        lambda x, level: intervals.proportion_interval(int(x.sum()), len(x), level),
+    )
 
 
-def _difference(samples: Sequence[str], axis: str, a: Any, b: Any) -> Estimate:
-    def estimate(rows: pd.DataFrame, level: float) -> tuple[float, float, float, int]:
-        table = paired(rows, samples, axis, a, b)
-        x = (table["a"] - table["b"]).to_numpy()
-        return (float(x.mean()), *intervals.mean_interval(x, level), len(x))
-
-    return estimate
+def _difference(a: int, b: int, rate: tuple[float, float] | None) -> Statistic:
+    """Return the mean of member `a` less member `b` (by number), paired by sample."""
+    support = None if rate is None else (rate[0] - rate[1], rate[1] - rate[0])
+    return Statistic(
+        lambda group: group.table() @ (np.eye(len(group.members))[a] - np.eye(len(group.members))[b]),
+        lambda x: float(x.mean()),
+        lambda x, level: intervals.mean_interval(x, level, support),
+    )
 
 
 @claim_test(exact=False)
@@ -367,9 +323,9 @@ def difference_at_most(
     per: list[str] | None = None,
 ) -> Decision:
     """Decide that the mean paired difference, value at `a` less value at `b`, is at most `bound`."""
-    return _against(
-        data, per or [], confidence, -math.inf, bound, _difference(samples, axis, a, b), f"{a} less {b}"
-    )
+    grouped = cells(data, per or [], samples, axis, [a, b])
+    statistic = _difference(0, 1, grouped[0][1].rate)
+    return _against(grouped, confidence, -math.inf, bound, statistic, f"{a} less {b}")
 
 
 @claim_test(exact=False)
@@ -385,24 +341,33 @@ def difference_at_least(
     per: list[str] | None = None,
 ) -> Decision:
     """Decide that the mean paired difference, value at `a` less value at `b`, is at least `bound`."""
-    return _against(
-        data, per or [], confidence, bound, math.inf, _difference(samples, axis, a, b), f"{a} less {b}"
-    )
+    grouped = cells(data, per or [], samples, axis, [a, b])
+    statistic = _difference(0, 1, grouped[0][1].rate)
+    return _against(grouped, confidence, bound, math.inf, statistic, f"{a} less {b}")
 
 
-def _ratio(samples: Sequence[str], axis: str | None, a: Any, b: Any) -> Estimate:
-    def estimate(rows: pd.DataFrame, level: float) -> tuple[float, float, float, int]:
-        if axis is None:
-            x = sampled(rows, samples).to_numpy()
-        else:
-            table = paired(rows, samples, axis, a, b)
-            x = (table["a"] / table["b"]).to_numpy()
-        if (x <= 0).any():
-            raise ValueError("a ratio of zero or less has no logarithm")
-        low, high = intervals.mean_interval(np.log(x), level)
-        return float(np.exp(np.log(x).mean())), float(np.exp(low)), float(np.exp(high)), len(x)
+def _ratio(rate: tuple[float, float] | None) -> Statistic:
+    """Return the geometric mean of the first member over the second, or of the metric itself when it stands alone."""
 
-    return estimate
+    def ratios(group: Cells) -> np.ndarray:
+        table = group.table()
+        if (table <= 0).any():
+            raise ValueError("a ratio of zero or less, or to it, has no logarithm")
+        return table
+
+    def logs(table: np.ndarray) -> np.ndarray:
+        return np.log(table[:, 0] / table[:, 1]) if table.shape[1] > 1 else np.log(table[:, 0])
+
+    def interval(table: np.ndarray, level: float) -> tuple[float, float]:
+        x = logs(table)
+        if rate is not None and table.shape[1] > 1 and len(x) > 1 and intervals.equal(x):
+            half = (1 + level) / 2  # rates without spread: the ends of both means, half of the error each
+            (a, b), (c, d) = (intervals.mean_interval(column, half, rate) for column in table.T)
+            return a / d, b / c if c > 0 else math.inf
+        low, high = intervals.mean_interval(x, level)
+        return math.exp(low), math.exp(high)
+
+    return Statistic(ratios, lambda table: math.exp(logs(table).mean()), interval)
 
 
 @claim_test(exact=False)
@@ -418,7 +383,8 @@ def ratio_at_least(
     per: list[str] | None = None,
 ) -> Decision:
     """Decide that the geometric mean ratio is at least `bound`: of `a` to `b` on `axis`, or of the metric itself."""
-    return _against(data, per or [], confidence, bound, math.inf, _ratio(samples, axis, a, b), "ratio")
+    grouped = cells(data, per or [], samples, axis, None if axis is None else [a, b])
+    return _against(grouped, confidence, bound, math.inf, _ratio(grouped[0][1].rate), "ratio")
 
 
 @claim_test(exact=False)
@@ -434,7 +400,8 @@ def ratio_at_most(
     per: list[str] | None = None,
 ) -> Decision:
     """Decide that the geometric mean ratio is at most `bound`: of `a` to `b` on `axis`, or of the metric itself."""
-    return _against(data, per or [], confidence, -math.inf, bound, _ratio(samples, axis, a, b), "ratio")
+    grouped = cells(data, per or [], samples, axis, None if axis is None else [a, b])
+    return _against(grouped, confidence, -math.inf, bound, _ratio(grouped[0][1].rate), "ratio")
 
 
 # --- exact tests -----------------------------------------------------------------------------------------
@@ -442,21 +409,14 @@ def ratio_at_most(
 
 def _all(
     data: pd.DataFrame,
-    per: Sequence[str],
-    worst: Callable[[pd.Series], float],
-    holds: Callable[[float], bool],
-    bar: str,
+    per: Sequence[str] | None,
+    floor: float,
+    ceiling: float,
+    worst: Callable[[np.ndarray], float],
 ) -> Decision:
-    parts = []
-    for label, rows in groups(data, per):
-        ours = float(worst(rows["value"]))
-        verdict = "holds" if holds(ours) else "violated"
-        kept = per_seed(rows, label, lambda part: float(worst(part["value"])))
-        decision = Decision(
-            verdict, ours, ours, ours, len(rows), f"worst of {len(rows)}: {ours:.6g} against {bar}", kept
-        )
-        parts.append((label, decision, -abs(ours)))
-    return combine(parts)
+    statistic = Statistic(lambda group: group.value, worst, lambda x, _: (worst(x), worst(x)))
+    grouped = cells(data, per or [], [])
+    return _against(grouped, 0.5, floor, ceiling, statistic, "worst")  # the level is not used
 
 
 @claim_test(exact=True)
@@ -464,7 +424,7 @@ def all_at_most(
     data: pd.DataFrame, *, samples: list[str], confidence: float, bound: float, per: list[str] | None = None
 ) -> Decision:
     """Decide that every single measurement is at most `bound`."""
-    return _all(data, per or [], lambda v: v.max(), lambda x: x <= bound, f"<= {bound:g}")
+    return _all(data, per, -math.inf, bound, lambda x: float(x.max()))
 
 
 @claim_test(exact=True)
@@ -472,7 +432,7 @@ def all_at_least(
     data: pd.DataFrame, *, samples: list[str], confidence: float, bound: float, per: list[str] | None = None
 ) -> Decision:
     """Decide that every single measurement is at least `bound`."""
-    return _all(data, per or [], lambda v: v.min(), lambda x: x >= bound, f">= {bound:g}")
+    return _all(data, per, bound, math.inf, lambda x: float(x.min()))
 
 
 @claim_test(exact=True)
@@ -488,10 +448,5 @@ def all_equal(
 ) -> Decision:
     """Decide that every single measurement equals `value` within ``atol + rtol |value|``."""
     tolerance = atol + rtol * abs(value)
-
-    def farthest(values: pd.Series) -> float:
-        return float(values.to_numpy()[int(np.argmax(np.abs(values.to_numpy() - value)))])
-
-    return _all(
-        data, per or [], farthest, lambda x: abs(x - value) <= tolerance, f"{value:g} within {tolerance:g}"
-    )
+    farthest = lambda x: float(x[int(np.argmax(np.abs(x - value)))])  # noqa: E731 - one use, below
+    return _all(data, per, value - tolerance, value + tolerance, farthest)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,10 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from reproven.harness import accepted, compose, paths, provenance, tables
-from reproven.harness.claims import same
 from reproven.harness.errors import UserError
 from reproven.harness.plan import Run, expand
-from reproven.harness.store import Result, Status, Store, frame
+from reproven.harness.samples import same
+from reproven.harness.store import Result, Status, Store, frame, write_atomically
 from reproven.harness.targets import Target, load_targets
 from reproven.harness.verdicts import Row, decide
 
@@ -34,6 +36,9 @@ class Findings:
     )  # (tier, hardware) -> time of all runs
     figures: dict[str, list[Mapping[str, Any]]] = field(default_factory=dict)
     headline: dict[tuple[str, str], float] = field(default_factory=dict)
+    samples: dict[str, dict[str, tuple[str, ...]]] = field(
+        default_factory=dict
+    )  # experiment -> metric -> axes
 
 
 def gather(store: Store, paper: str) -> Findings:
@@ -70,6 +75,7 @@ def _gather_tier(
         targets += found
         findings.figures[experiment] = node["figures"]
         findings.headline |= {(t.experiment, t.id): t.regress_tol for t in found if t.headline}
+        findings.samples[experiment] = {m: t.samples for t in found for m in t.metric}
         for target in found:
             gap = _gap(target, runs, statuses)
             if gap is not None:
@@ -79,7 +85,8 @@ def _gather_tier(
         both = [*planned, *others]
         if not both:
             continue
-        everything = frame(both)
+        # A run whose budget two tiers share is one run; here it speaks for the tier that asks.
+        everything = frame(both).assign(tier=tier, hardware=hardware)
         ids = {r.run_id for r in runs}
         planned_data.append(everything[everything["run"].isin(ids)])
         before = findings.data.get(experiment)
@@ -142,22 +149,43 @@ def files(findings: Findings) -> dict[str, str]:
     for experiment, data in findings.data.items():
         name = experiment.partition("/")[2].replace("/", "-")
         made[f"{paper}/{name}.csv"] = tables.raw_csv(data)
-        made[f"{paper}/{name}.md"] = tables.comparison_markdown(experiment, data)
+        made[f"{paper}/{name}.md"] = tables.comparison_markdown(
+            experiment, data, findings.samples.get(experiment)
+        )
     return made
 
 
-def write(store: Store, paper: str, *, console: Console, show_tiers: set[str] | None = None) -> Findings:
-    """Write the tables and figures of one paper, its rows of ``summary.csv``, and show its verdicts."""
-    findings = gather(store, paper)
+def write(
+    store: Store, paper: str, *, console: Console, show_tiers: set[str] | None = None, again: bool = True
+) -> None:
+    """Write the tables and figures of one paper and its rows of ``summary.csv``, and show its verdicts.
+
+    again: write them also when nothing that they rest on has changed since they were written.
+    """
     root = store.root / "tables"
-    tables.write(root, files(findings))
-    tables.write(root, {"summary.csv": _summary(root, findings)})
-    figures = _figures(store, findings)
-    _show(findings, console, show_tiers)
-    console.print(
-        f"tables in {root / paper}, {figures} figures in {store.root / 'report' / paper}", soft_wrap=True
-    )
-    return findings
+    stamp, now = root / paper / ".stamp", _stamp(store, paper)
+    if again or not stamp.is_file() or stamp.read_text(encoding="utf-8") != now:
+        stamp.unlink(missing_ok=True)
+        findings = gather(store, paper)
+        tables.write(root, files(findings))
+        tables.write(root, {"summary.csv": _summary(root, findings)})
+        _draw(store, findings)
+        write_atomically(stamp, now)
+    _show(root, paper, console, show_tiers)
+    folder = store.root / "report" / paper
+    figures = len(list(folder.glob("*.png"))) if folder.is_dir() else 0
+    console.print(f"tables in {root / paper}, {figures} figures in {folder}", soft_wrap=True, highlight=False)
+
+
+def _stamp(store: Store, paper: str) -> str:
+    """Return a hash of all that the tables and figures of a paper rest on."""
+    runs = [(s.run_id, s.state, s.result_sha256) for s in store.statuses(paper)]
+    readers = [f"{n}.py" for n in provenance.READERS]
+    sources = [paths.PACKAGE / "papers" / paper / n for n in readers]
+    sources += [*(paths.PACKAGE / "harness").glob("*.py"), *(paths.experiments() / paper).rglob("*")]
+    sources += [*paths.conf().glob("*/*.yaml")]
+    texts = [p.read_text(encoding="utf-8") for p in sorted(sources) if p.is_file()]
+    return provenance.digest([runs, texts])
 
 
 def differences(store: Store, paper: str) -> list[str]:
@@ -165,7 +193,7 @@ def differences(store: Store, paper: str) -> list[str]:
     findings = gather(store, paper)
     root = store.root / "tables"
     made = files(findings)
-    stray = [p for p in (root / paper).glob("*") if f"{paper}/{p.name}" not in made]
+    stray = [p for p in (root / paper).glob("[!.]*") if f"{paper}/{p.name}" not in made]
     found = [f"{p}: no run at hand stands behind it; delete it" for p in stray]
     return found + tables.differences(root, {**made, "summary.csv": _summary(root, findings)})
 
@@ -204,58 +232,58 @@ def _rows(findings: Findings, tier: str | None) -> list[Row]:
     return [r for r in findings.rows if tier is None or r.tier == tier]
 
 
-def _summary(root: Any, findings: Findings) -> str:
+def _summary(root: Path, findings: Findings) -> str:
     """Return ``summary.csv`` with this paper's rows renewed and the other papers' as they stand."""
     path = root / "summary.csv"
     rows: list[Mapping[str, object]] = []
     if path.is_file():
-        there = pd.read_csv(path, keep_default_na=False)
-        rows = [dict(r) for r in there.to_dict("records") if r["paper"] != findings.paper]
+        rows += [r for r in _csv(path) if r["paper"] != findings.paper]
     rows += tables.summary_rows(findings.rows, findings.seconds)
     return tables.summary_csv(
         sorted(rows, key=lambda r: (str(r["paper"]), str(r["tier"]), str(r["hardware"])))
     )
 
 
-def _figures(store: Store, findings: Findings) -> int:
+def _draw(store: Store, findings: Findings) -> None:
     """Draw the figures of every experiment, tier by tier: no figure mixes tiers or hardware."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    count = 0
+    folder = store.root / "report" / findings.paper
     for experiment, data in findings.data.items():
         for node in findings.figures[experiment]:
+            draw = compose.instantiate({**node, "_partial_": True})
             for (tier, hardware), rows in data.groupby(["tier", "hardware"]):
-                figure = compose.instantiate({**node, "_partial_": True})(rows)
-                folder = store.root / "report" / findings.paper
+                figure = draw(rows)
                 folder.mkdir(parents=True, exist_ok=True)
                 name = f"{experiment.partition('/')[2]}-{node['_target_'].rpartition('.')[2]}-{tier}-{hardware}.png"
                 figure.savefig(
                     folder / name.replace("/", "-"), dpi=140, bbox_inches="tight", metadata={"Software": None}
                 )
                 pyplot.close(figure)
-                count += 1
-    return count
 
 
-def _show(findings: Findings, console: Console, tiers: set[str] | None) -> None:
-    table = Table("verdict", "experiment", "target", "ours", "paper", "why", title=findings.paper, box=None)
-    if not console.is_terminal:
-        console = Console(width=200)
-    for row in findings.rows:
-        if tiers is None or row.tier in tiers:
-            ours = "" if row.ours is None else f"{row.ours:.4g}"
-            printed = "" if row.paper_value is None else f"{row.paper_value:.4g}"
-            table.add_row(row.verdict, row.experiment, row.target, ours, printed, row.reason)
-    console.print(table)
-    for line in tables.summary_rows(findings.rows, findings.seconds):
-        if tiers is None or line["tier"] in tiers:
-            claims = f"{line['claims_hold']} of {line['claims_total']} claims hold, {line['claims_violated']} violated"
-            values = f"{line['values_reproduced']} of {line['values_total']} values reproduced"
-            rest = f"{line['blocked']} blocked, {line['failed']} failed, {line['seconds']} s"
-            console.print(
-                f"{findings.paper}, {line['tier']}, {line['hardware']}: {claims}; {values}; {rest}",
-                highlight=False,
+def _show(root: Path, paper: str, console: Console, tiers: set[str] | None) -> None:
+    """Print a paper's verdicts as they stand in its tables."""
+    wide = console if console.is_terminal else Console(width=200)
+    table = Table("verdict", "experiment", "target", "ours", "paper", "why", title=paper, box=None)
+    for row in _csv(root / paper / "verdicts.csv"):
+        if tiers is None or row["tier"] in tiers:
+            ours, printed = (f"{float(row[k]):.4g}" if row[k] else "" for k in ("ours", "paper_value"))
+            table.add_row(row["verdict"], row["experiment"], row["target"], ours, printed, row["reason"])
+    wide.print(table)
+    for row in _csv(root / "summary.csv"):
+        if row["paper"] == paper and (tiers is None or row["tier"] in tiers):
+            claims = f"{row['claims_hold']} of {row['claims_total']} claims hold, {row['claims_violated']} violated"
+            values = f"{row['values_reproduced']} of {row['values_total']} values reproduced"
+            rest = f"{row['blocked']} blocked, {row['failed']} failed, {row['seconds']} s"
+            wide.print(
+                f"{paper}, {row['tier']}, {row['hardware']}: {claims}; {values}; {rest}", highlight=False
             )
+
+
+def _csv(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))

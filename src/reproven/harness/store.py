@@ -14,13 +14,15 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-import pandas as pd
 from filelock import FileLock, Timeout
 
 from reproven.harness.context import Series
 from reproven.harness.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA = 1
 State = Literal["done", "failed", "killed", "out-of-memory", "timeout", "blocked", "interrupted"]
@@ -199,6 +201,8 @@ def frame(results: Iterable[Result]) -> pd.DataFrame:
     the coordinates, missing where a series has none. The columns method, dataset and seed come from the
     coordinates where these carry them.
     """
+    import pandas as pd  # here: planning and running need none of its second
+
     parts = []
     for result in results:
         shared = {k: result[k] for k in ("experiment", "paper", "tier", "hardware", "seed")}

@@ -8,8 +8,8 @@ from dataclasses import fields
 from pathlib import Path
 
 import pandas as pd
+from scipy.special import stdtrit
 
-from reproven.harness.intervals import mean_interval
 from reproven.harness.store import write_atomically
 from reproven.harness.verdicts import Row
 
@@ -28,6 +28,9 @@ SUMMARY_COLUMNS = (
     "failed",
     "seconds",
 )
+# Columns that are no coordinate of a setting.
+RESERVED = {"run", "experiment", "paper", "tier", "hardware", "method", "seed", "metric", "value", "unit"}
+RESERVED |= {"direction"}
 SHOWN_COORDINATES = 3  # beyond this many a Markdown table is no reading matter; the CSV has them all
 SHOWN_ROWS = 60
 
@@ -40,11 +43,10 @@ def verdicts_csv(rows: Iterable[Row]) -> str:
 
 def raw_csv(data: pd.DataFrame) -> str:
     """Return every measurement of one experiment, coordinates that it does not have left out."""
-    kept = data.dropna(axis="columns", how="all")
-    order = [
-        c for c in ("tier", "hardware", "metric", "method", "dataset", "seed", "run") if c in kept.columns
-    ]
-    return _csv(kept.sort_values(order, kind="stable"))
+    kept = data.assign(value=[f"{v:.10g}" for v in data["value"]])  # "nan" is a value, a gap is none
+    kept = kept.dropna(axis="columns", how="all")
+    order = ("tier", "hardware", "metric", "method", "dataset", "seed", "run")
+    return _csv(kept.sort_values([c for c in order if c in kept.columns], kind="stable"))
 
 
 def summary_rows(rows: Sequence[Row], seconds: Mapping[tuple[str, str], float]) -> list[dict[str, object]]:
@@ -109,39 +111,34 @@ def verdicts_markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
-def comparison_markdown(experiment: str, data: pd.DataFrame) -> str:
-    """Return the comparable table of an experiment: a row a setting, a column a method, mean and 95 % interval."""
-    lines = [f"# {experiment}\n"]
-    reserved = {
-        "run",
-        "experiment",
-        "paper",
-        "tier",
-        "hardware",
-        "method",
-        "seed",
-        "metric",
-        "value",
-        "unit",
-        "direction",
-    }
+def comparison_markdown(
+    experiment: str, data: pd.DataFrame, samples: Mapping[str, Sequence[str]] | None = None
+) -> str:
+    """Return the comparable table of an experiment: a row a setting, a column a method.
+
+    samples: metric -> the coordinates of its independent samples, by default the seed. A cell is the mean over
+    samples, the half-width of its 95 % interval, and their number; what is averaged within a sample is said.
+    """
+    lines = [f"# {experiment}\n", "Mean ± half of the 95 % interval (independent samples).\n"]
     for (tier, hardware, metric), rows in data.groupby(["tier", "hardware", "metric"], sort=True):
-        unit = str(rows["unit"].iloc[0])
-        axes = [c for c in rows.columns if c not in reserved and 1 < rows[c].nunique(dropna=True) <= 24]
-        axes = sorted(axes, key=lambda c: rows[c].nunique())[:SHOWN_COORDINATES]
+        rows = rows.dropna(axis="columns", how="all")
+        independent = [c for c in (samples or {}).get(str(metric), ("seed",)) if c in rows.columns]
+        varied = [c for c in rows.columns if c not in {*RESERVED, *independent} and rows[c].nunique() > 1]
+        axes = sorted((c for c in varied if rows[c].nunique() <= 24), key=lambda c: rows[c].nunique())
+        axes = axes[:SHOWN_COORDINATES]
+        pooled = [c for c in varied if c not in axes]
         methods = sorted(rows["method"].astype(str).unique())
+        unit = str(rows["unit"].iloc[0])
         title = f"\n## {metric}{f' ({unit})' if unit else ''}, tier {tier}, {hardware}\n"
-        lines += [title, "| " + " | ".join([*axes, *(m or "value" for m in methods)]) + " |"]
+        lines += [title] + [f"Averaged over {', '.join(pooled)}.\n"] * bool(pooled)
+        lines.append("| " + " | ".join([*axes, *(m or "value" for m in methods)]) + " |")
         lines.append("|" + "---|" * (len(axes) + len(methods)))
-        body = []
-        grouped = rows.groupby(axes, sort=True) if axes else [((), rows)]
-        for point, part in grouped:
-            values = point if isinstance(point, tuple) else (point,)
-            cells = [_cell(part[part["method"].astype(str) == m]["value"]) for m in methods]
-            body.append("| " + " | ".join([*(_short(v) for v in values), *cells]) + " |")
-        lines += body[:SHOWN_ROWS]
-        if len(body) > SHOWN_ROWS:
-            lines.append(f"\n{len(body) - SHOWN_ROWS} more rows stand in the CSV beside this file.")
+        cells = _cells(rows.assign(method=rows["method"].astype(str)), axes, independent)
+        for point, by_method in list(cells.items())[:SHOWN_ROWS]:
+            shown = [*(_short(v) for v in point), *(by_method.get(m, "") for m in methods)]
+            lines.append("| " + " | ".join(shown) + " |")
+        if len(cells) > SHOWN_ROWS:
+            lines.append(f"\n{len(cells) - SHOWN_ROWS} more rows stand in the CSV beside this file.")
     return "\n".join(lines) + "\n"
 
 
@@ -171,17 +168,25 @@ def differences(root: Path, files: Mapping[str, str]) -> list[str]:
     return found
 
 
-def _cell(values: pd.Series) -> str:
-    x = values.to_numpy(dtype=float)
-    if not len(x):
-        return ""
-    low, high = mean_interval(x, 0.95)
-    spread = f" ± {_short((high - low) / 2)}" if math.isfinite(low) else ""
-    return f"{_short(float(x.mean()))}{spread} ({len(x)})"
+def _cells(
+    rows: pd.DataFrame, axes: Sequence[str], independent: Sequence[str]
+) -> dict[tuple[object, ...], dict[str, str]]:
+    """Return setting -> method -> "mean ± half-width (samples)"."""
+    setting = [*axes, "method"]
+    means = rows.groupby([*setting, *independent], sort=True, dropna=False)["value"].mean()
+    levels = list(range(len(setting)))
+    table = means.groupby(level=levels, sort=True, dropna=False).agg(["mean", "std", "count"])
+    found: dict[tuple[object, ...], dict[str, str]] = {}
+    for point, (mean, deviation, count) in zip(table.index, table.to_numpy()):
+        *place, method = point if isinstance(point, tuple) else (point,)
+        half = stdtrit(count - 1, 0.975) * deviation / math.sqrt(count) if count > 1 else math.nan
+        spread = f" ± {_short(float(half))}" if math.isfinite(half) else ""
+        found.setdefault(tuple(place), {})[str(method)] = f"{_short(float(mean))}{spread} ({int(count)})"
+    return found
 
 
 def _short(value: object) -> str:
-    if value is None:
+    if value is None or value is pd.NA or value != value:
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 

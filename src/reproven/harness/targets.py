@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,12 @@ from reproven.harness.errors import UserError, did_you_mean
 KINDS = ("claim", "value", "audit", "deviation")
 INTERVALS = ("t", "bootstrap", "binomial", "exact")
 TIERS = ("smoke", "cpu", "paper")
+BETTER = ("higher", "lower")
+
+SHARED_KEYS = ("id", "kind", "statement", "source", "metric", "where", "samples", "unit", "tiers")
+GATE_KEYS = ("headline", "regress_tol")
+TEST_KEYS = ("test", "params")
+VALUE_KEYS = ("value", "spread", "seeds", "margin", "better", "interval")
 PRINTED_COLUMNS = ("id", "source", "statement", "value", "spread", "seeds", "margin", "unit", "better")
 
 
@@ -22,9 +29,15 @@ PRINTED_COLUMNS = ("id", "source", "statement", "value", "spread", "seeds", "mar
 class Target:
     """One thing a paper says, with where it says it and what decides it.
 
-    A claim (also audit and deviation rows) has a `test` with `params`; a value has a printed `value`, the number of
-    `seeds` behind it and a `margin`: the half-width of the prediction interval beyond which nothing is decided
-    (``interval: exact``: the largest difference that still counts as the same number).
+    id: unique in its experiment. where: coordinate -> value, or a list of values of which each must be there.
+    samples: coordinates whose combinations are independent samples.
+    A claim (also audit and deviation rows) has a `test` with `params`.
+    A value has a printed `value` from `seeds` independent samples, with standard deviation `spread` if printed.
+    rounding: half a unit of its last printed digit, known only where the file keeps the digits (CSV cells, quoted
+        numbers); the printed number lies anywhere within it.
+    margin: the half-width of the widest prediction interval that still decides (``interval: exact``: the largest
+        difference that still counts as the same number).
+    headline: the regression gate watches it, and lets each sample move by `regress_tol`.
     """
 
     id: str
@@ -48,6 +61,7 @@ class Target:
     headline: bool = False
     regress_tol: float = 0.0
     tiers: tuple[str, ...] = TIERS
+    rounding: float = 0.0
 
     @property
     def statistical(self) -> bool:
@@ -58,100 +72,174 @@ class Target:
 def load_targets(experiment: str, entries: Sequence[Mapping[str, Any]], printed: Path) -> list[Target]:
     """Return the targets of one experiment; UserError on anything misspelt, missing or impossible."""
     found: list[Target] = []
-    for entry in entries:
+    for number, entry in enumerate(entries, start=1):
+        if not isinstance(entry, Mapping):
+            raise UserError(
+                f"{experiment} target {number} is {entry!r}; write a mapping with id, kind, source"
+            )
         if "printed" in entry:
             found += _from_table(experiment, entry, printed)
         else:
-            found.append(_target(experiment, entry))
+            found.append(_target(experiment, entry, f"{experiment} target {entry.get('id', number)!r}"))
     seen: set[str] = set()
     for target in found:
         if target.id in seen:
-            raise UserError(
-                f"{experiment}: two targets are called {target.id!r}; ids are unique in an experiment"
-            )
+            raise UserError(f"{experiment}: two targets are called {target.id!r}; give each its own id")
         seen.add(target.id)
     return found
 
 
-def _target(experiment: str, entry: Mapping[str, Any]) -> Target:
-    name = entry.get("id")
-    where = f"{experiment} target {name!r}"
-    known = [f.name for f in fields(Target) if f.name not in ("experiment", "paper")]
+def _target(experiment: str, entry: Mapping[str, Any], name: str) -> Target:
+    kind = _choice(entry.get("kind", "value"), KINDS, f"{name}: kind")
+    own, needed = (VALUE_KEYS, ("value", "margin")) if kind == "value" else (TEST_KEYS, ("test",))
+    allowed = (*SHARED_KEYS, *GATE_KEYS, *own)
     for given in entry:
-        if given not in known:
-            raise UserError(f"{where}: unknown key {given!r}{did_you_mean(given, known)}")
-    for needed in ("id", "source", "metric"):
-        if not entry.get(needed):
-            raise UserError(f"{where} needs {needed!r}")
+        if given in (*VALUE_KEYS, *TEST_KEYS) and given not in own:
+            raise UserError(f"{name}: a {kind} takes no {given!r}; it has {', '.join(own)}")
+        if given not in allowed:
+            raise UserError(f"{name}: unknown key {given!r}{did_you_mean(str(given), allowed)}")
     values = {k: v for k, v in entry.items() if v is not None}
-    for many in ("metric", "samples", "tiers"):
-        if many in values:
-            values[many] = tuple(values[many]) if isinstance(values[many], list | tuple) else (values[many],)
-    target = Target(**{**values, "experiment": experiment, "paper": experiment.partition("/")[0]})
-    _check(where, target)
-    return target
+    for key in ("id", "source", "metric", *needed):
+        if values.get(key) in (None, "", [], ()):
+            raise UserError(f"{name} needs {key!r}; add it")
+    for key in ("id", "source"):
+        values[key] = _text(values[key], f"{name}: {key}")
+    for key in ("metric", "samples", "tiers"):
+        if key in values:
+            values[key] = _names(values[key], f"{name}: {key}")
+    for tier in values.get("tiers", ()):
+        _choice(tier, TIERS, f"{name}: tier")
+    values["where"] = _where(values.get("where", {}), name)
+    if not isinstance(values.get("headline", False), bool):
+        raise UserError(f"{name}: headline {values['headline']!r} must be true or false")
+    values["regress_tol"] = _number(values.get("regress_tol", 0.0), f"{name}: regress_tol", 0.0)
+    values |= _value(values, name) if kind == "value" else _test(values, name)
+    shared = {"kind": kind, "experiment": experiment, "paper": experiment.partition("/")[0]}
+    return Target(**{**values, **shared})
 
 
-def _check(where: str, target: Target) -> None:
-    for value, known, what in (
-        (target.kind, KINDS, "kind"),
-        (target.interval, INTERVALS, "interval"),
-        (target.better or "higher", ("higher", "lower"), "better"),
-    ):
-        if value not in known:
-            raise UserError(f"{where}: {what} {value!r}{did_you_mean(value, known)}")
-    for tier in target.tiers:
-        if tier not in TIERS:
-            raise UserError(f"{where}: tier {tier!r}{did_you_mean(tier, TIERS)}")
-    if not (isinstance(target.regress_tol, int | float) and target.regress_tol >= 0):
-        raise UserError(f"{where}: regress_tol {target.regress_tol!r} is no number from 0 up")
-    if target.kind == "value":
-        if target.value is None or not math.isfinite(target.value):
-            raise UserError(f"{where}: a value target needs a finite value, not {target.value!r}")
-        if target.margin is None or not (math.isfinite(target.margin) and target.margin > 0):
-            raise UserError(f"{where}: margin {target.margin!r} is not finite and positive")
-        if target.seeds < 1:
-            raise UserError(f"{where}: seeds {target.seeds!r} is not at least 1")
-        return
-    if not target.test:
-        raise UserError(f"{where}: a {target.kind} needs a test")
-    parameters = resolve(target.test).parameters
-    for given in target.params:
+def _value(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    number, rounding = _printed_number(values["value"], f"{name}: value")
+    margin = _number(values["margin"], f"{name}: margin", 0.0)
+    if margin == 0:
+        raise UserError(f"{name}: margin 0 is not positive; no interval is that narrow")
+    seeds = _number(values.get("seeds", 1), f"{name}: seeds", 1)
+    if seeds != int(seeds):
+        raise UserError(f"{name}: seeds {values['seeds']!r} is no whole number")
+    checked = {"value": number, "rounding": rounding, "margin": margin, "seeds": int(seeds)}
+    if "spread" in values:
+        checked["spread"] = _number(values["spread"], f"{name}: spread", 0.0)
+    for key, known in (("better", BETTER), ("interval", INTERVALS)):
+        if key in values:
+            _choice(values[key], known, f"{name}: {key}")
+    return checked
+
+
+def _test(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    params = values.get("params", {})
+    if not isinstance(params, Mapping):
+        raise UserError(f"{name}: params {params!r} must be a mapping of the test's keywords")
+    try:
+        parameters = resolve(_text(values["test"], f"{name}: test")).parameters
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+    for given in params:
         if given not in parameters:
-            raise UserError(f"{where}: {target.test} takes no {given!r}{did_you_mean(given, parameters)}")
-    for name, parameter in parameters.items():
-        if parameter.default is parameter.empty and name not in target.params:
-            raise UserError(f"{where}: {target.test} needs {name!r} in params")
-
-
-def _from_table(experiment: str, entry: Mapping[str, Any], printed: Path) -> list[Target]:
-    path = printed / str(entry["printed"])
-    if not path.is_file():
-        raise UserError(f"{experiment}: no printed table {path.name!r} in {printed}")
-    shared = {k: v for k, v in entry.items() if k not in ("printed", "where")}
-    targets = []
-    with path.open(encoding="utf-8", newline="") as file:
-        for line, row in enumerate(csv.DictReader(file), start=2):
-            cells = {k: v for k, v in row.items() if v not in ("", None)}
-            try:
-                own = {
-                    k: _number(v) if k in ("value", "spread", "margin") else v
-                    for k, v in cells.items()
-                    if k in PRINTED_COLUMNS
-                }
-                if "seeds" in own:
-                    own["seeds"] = int(own["seeds"])
-            except ValueError as error:
-                raise UserError(f"{experiment}: {path.name} line {line}: {error}") from None
-            axes = {k: _scalar(v) for k, v in cells.items() if k not in PRINTED_COLUMNS}
-            targets.append(
-                _target(experiment, {**shared, **own, "where": {**entry.get("where", {}), **axes}})
+            raise UserError(
+                f"{name}: {values['test']} takes no {given!r}{did_you_mean(str(given), parameters)}"
             )
+    for key, parameter in parameters.items():
+        if parameter.default is parameter.empty and key not in params:
+            raise UserError(f"{name}: {values['test']} needs {key!r} in params")
+    if params.get("per") is not None:
+        params = {**params, "per": list(_names(params["per"], f"{name}: per"))}
+    return {"params": params}
+
+
+def _from_table(experiment: str, entry: Mapping[str, Any], folder: Path) -> list[Target]:
+    path = folder / str(entry["printed"])
+    name = f"{experiment}: printed table {str(entry['printed'])!r}"
+    if not path.is_file():
+        there = [p.name for p in folder.glob("*.csv")] if folder.is_dir() else []
+        raise UserError(f"{name} is not in the paper's folder printed/{did_you_mean(path.name, there)}")
+    shared = {k: v for k, v in entry.items() if k not in ("printed", "where")}
+    common = _where(entry.get("where") or {}, name)
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            rows, columns = list(reader), list(reader.fieldnames or [])
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{name} does not parse: {error}") from None
+    if not {"id", "value"} <= set(columns) or len(set(columns)) < len(columns) or not rows:
+        raise UserError(f"{name} needs rows and the columns id and value, each once; it has {columns}")
+    targets = []
+    for line, row in enumerate(rows, start=2):
+        place = f"{name} line {line}"
+        if None in row or None in row.values():
+            raise UserError(f"{place} has {'more' if None in row else 'fewer'} cells than the header")
+        cells = {k: v.strip() for k, v in row.items() if v.strip()}
+        axes = {k: _scalar(v) for k, v in cells.items() if k not in PRINTED_COLUMNS}
+        doubled = sorted(set(axes) & set(common))
+        if doubled:
+            raise UserError(f"{place}: {doubled[0]!r} is both a column and in where; keep one")
+        own = {k: v for k, v in cells.items() if k in PRINTED_COLUMNS}
+        if "value" not in own or "id" not in own:
+            raise UserError(
+                f"{place} has no {'value' if 'id' in own else 'id'}; fill it in or delete the row"
+            )
+        targets.append(_target(experiment, {**shared, **own, "where": {**common, **axes}}, place))
     return targets
 
 
-def _number(text: str) -> float:
-    return float(text)
+def _where(where: Any, name: str) -> dict[str, Any]:
+    if not isinstance(where, Mapping):
+        raise UserError(f"{name}: where {where!r} must be a mapping of coordinates")
+    for key, value in where.items():
+        members = value if isinstance(value, list | tuple) else [value]
+        if not members or not all(isinstance(m, str | int | float | bool) for m in members):
+            raise UserError(f"{name}: where {key} is {value!r}; give a value or a list of values")
+    return {str(k): v for k, v in where.items()}
+
+
+def _names(value: Any, name: str) -> tuple[str, ...]:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(n, str) and n for n in names):
+        raise UserError(f"{name} {value!r} must be a name or a list of names")
+    if len(set(names)) < len(names):
+        raise UserError(f"{name} {value!r} names one thing twice")
+    return tuple(names)
+
+
+def _text(value: Any, name: str) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
+        raise UserError(f"{name} {value!r} must be text")
+    return str(value)
+
+
+def _choice(value: Any, known: Sequence[str], name: str) -> str:
+    if value not in known:
+        raise UserError(f"{name} {value!r}{did_you_mean(str(value), known)}")
+    return str(value)
+
+
+def _number(value: Any, name: str, low: float = -math.inf) -> float:
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number) or number < low:
+        raise UserError(
+            f"{name} {value!r} must be a finite number{f', {low:g} or more' if low > -math.inf else ''}"
+        )
+    return number
+
+
+def _printed_number(value: Any, name: str) -> tuple[float, float]:
+    """Return a printed number and half a unit of its last decimal: "0.10" is 0.1 ± 0.005; a bare 0.1 is 0.1."""
+    number = _number(value, name)
+    text = value.strip() if isinstance(value, str) else ""
+    digits = re.fullmatch(r"[+-]?\d*\.(\d+)(?:[eE]([+-]?\d+))?", text)
+    return number, 0.5 * 10.0 ** (int(digits[2] or 0) - len(digits[1])) if digits else 0.0
 
 
 def _scalar(text: str) -> int | float | str | bool:

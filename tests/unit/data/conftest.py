@@ -48,6 +48,16 @@ def cards(monkeypatch: pytest.MonkeyPatch) -> dict[str, Card]:
 
 
 @pytest.fixture
+def filled(cache: Path, index: Path, cards: dict[str, Card]) -> Path:
+    """The cache with both cards in it, and nothing on the index."""
+    for card in cards.values():
+        for path, member in zip(provider._paths(card), card.members, strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(FILES[member.path])
+    return cache
+
+
+@pytest.fixture
 def pip_calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], int]:
     """How often pip was started, in this process and its forks."""
     log = tmp_path / "pip.log"

@@ -41,11 +41,9 @@ def test_fetch_keeps_the_members_of_all_cards_and_nothing_else(cache, index, car
     assert "tiny" not in sys.modules
 
 
-def test_what_is_cached_needs_no_network(cache, index, cards):
-    wheel = write_wheel(index, FILES)
-    provider.fetch("tiny_a")
-    wheel.unlink()
+def test_what_is_cached_needs_no_network(filled, pip_calls):
     assert provider.fetch("tiny_a") == provider.locate("tiny_a")
+    assert pip_calls() == 0
 
 
 def test_locate_never_starts_pip(cache, index, cards, pip_calls):
@@ -61,9 +59,7 @@ def test_locate_never_starts_pip(cache, index, cards, pip_calls):
     assert not cache.exists()
 
 
-def test_files_come_in_the_order_of_the_card(cache, index, cards):
-    write_wheel(index, FILES)
-    provider.fetch("tiny_b")
+def test_files_come_in_the_order_of_the_card(filled):
     assert [path.name for path in provider.locate_all("tiny_b")] == ["b-train.csv", "b-test.csv"]
 
 
@@ -75,10 +71,7 @@ def test_progress_is_told(cache, index, cards):
     assert "tiny-data 1.0" in told[0][1]
 
 
-def test_digest_is_of_the_bytes(cache, index, cards):
-    write_wheel(index, FILES)
-    provider.fetch("tiny_a")
-    provider.fetch("tiny_b")
+def test_digest_is_of_the_bytes(filled, cards):
     assert provider.digest("tiny_a") == hashlib.sha256(FILES["tiny/data/a.csv"]).hexdigest()
     # by hand: the lines of `sha256sum` over the two files, sorted by name
     lines = "".join(
@@ -93,9 +86,9 @@ def test_digest_of_a_set_does_not_depend_on_order_but_on_names():
     assert combined_digest({"a": "1", "b": "2"}) != combined_digest({"a": "2", "b": "1"})
 
 
-def test_corrupt_member_is_named_and_repaired(cache, index, cards):
+def test_corrupt_member_is_named_and_repaired(filled, index, cards):
     write_wheel(index, FILES)
-    path = provider.fetch("tiny_a")
+    path = provider.locate("tiny_a")
     path.write_bytes(b"1,2\n3,5\n\n")
     for check in (provider.locate, provider.verify):
         with pytest.raises(UserError) as error:
@@ -107,20 +100,17 @@ def test_corrupt_member_is_named_and_repaired(cache, index, cards):
     assert provider.fetch("tiny_a").read_bytes() == FILES["tiny/data/a.csv"]
 
 
-def test_corrupt_member_without_network_stays_corrupt_and_says_so(cache, index, cards):
-    wheel = write_wheel(index, FILES)
-    path = provider.fetch("tiny_a")
-    wheel.unlink()
-    path.write_bytes(b"other")
+def test_corrupt_member_without_network_stays_corrupt_and_says_so(filled):
+    provider.locate("tiny_a").write_bytes(b"other")
     with pytest.raises(Blocked):
         provider.fetch("tiny_a")
     with pytest.raises(UserError):
         provider.locate("tiny_a")
 
 
-def test_one_of_two_files_gone(cache, index, cards):
+def test_one_of_two_files_gone(filled, index):
     write_wheel(index, FILES)
-    (provider.fetch("tiny_b") / "b-test.csv").unlink()
+    (provider.locate("tiny_b") / "b-test.csv").unlink()
     with pytest.raises(Blocked):
         provider.locate("tiny_b")
     provider.fetch("tiny_b")

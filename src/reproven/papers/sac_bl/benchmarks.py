@@ -21,7 +21,9 @@ from reproven.papers.sac_bl.sbl import sbl
 from reproven.papers.sac_bl.step_up import NoPowerWarning
 
 
-def fdr_pixels(ctx: Context, *, n: int, k: int, repeats: int, alpha: float = 0.05, gamma: float = 0.8) -> None:
+def fdr_pixels(
+    ctx: Context, *, n: int, k: int, repeats: int, alpha: float = 0.05, gamma: float = 0.8
+) -> None:
     """SBL and BH on n pixels with k calibration scores, against statsmodels' BH and online-fdr's e-BH.
 
     Ours is the median of `repeats` calls, each peer its fastest; the peers get their inputs ready made (the e-values
@@ -53,20 +55,26 @@ def fdr_pixels(ctx: Context, *, n: int, k: int, repeats: int, alpha: float = 0.0
         call()
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        ctx.record("peak_memory_over_input", (p.nbytes + peak) / p.nbytes, unit="1", direction="lower", rule=name)
+        ctx.record(
+            "peak_memory_over_input", (p.nbytes + peak) / p.nbytes, unit="1", direction="lower", rule=name
+        )
     ctx.progress(0.5, "statsmodels")
     times = [_timed(lambda: multipletests(p, alpha, method="fdr_bh")[0]) for _ in range(2)]
     _compare(ctx, seconds, "statsmodels multipletests", min(t for t, _ in times))
-    ctx.record("mismatches", np.count_nonzero(times[0][1] != ours["bh"]()[0]), unit="pixels", rule="bh")
+    ctx.record("mismatches", int(np.count_nonzero(times[0][1] != ours["bh"]()[0])), unit="pixels", rule="bh")
     ctx.progress(0.75, "online-fdr")
     # e-BH on e / Lambda is SBL, so that the two decide the same.
     e = (power_calibrator(p, gamma=gamma) / lam).tolist()
     elapsed, theirs = _timed(lambda: package_e_bh(e, alpha))
     _compare(ctx, seconds, "online-fdr e_bh", elapsed)
-    ctx.record("mismatches", np.count_nonzero(np.asarray(theirs) != ours["sbl"]()[0]), unit="pixels", rule="sbl")
+    ctx.record(
+        "mismatches", int(np.count_nonzero(np.asarray(theirs) != ours["sbl"]()[0])), unit="pixels", rule="sbl"
+    )
 
 
-def fdr_replicates(ctx: Context, *, replicates: int, k: int = 1000, n: int = 150, alpha: float = 0.05) -> None:
+def fdr_replicates(
+    ctx: Context, *, replicates: int, k: int = 1000, n: int = 150, alpha: float = 0.05
+) -> None:
     """Every rule on all replicates at once, from scores to FDP and power: seconds of each and in total."""
     rng = ctx.generator("scores")
     start = time.perf_counter()

@@ -17,7 +17,12 @@ from reproven.papers.sac_bl.step_up import TIE, Info, check_open_unit, step_up
 
 
 def bl(
-    p: np.ndarray, *, alpha: float = 0.05, gamma: float = 0.8, delta: float | None = None, k: int | None = None
+    p: np.ndarray,
+    *,
+    alpha: float = 0.05,
+    gamma: float = 0.8,
+    delta: float | None = None,
+    k: int | None = None,
 ) -> tuple[np.ndarray, Info]:
     """BL: reject the i* smallest p-values, i* = max{i : p_(i)^gamma <= delta alpha i / n}.
 
@@ -45,7 +50,9 @@ def stake(alpha: float, gamma: float, delta: float | None) -> float:
     if delta is None:
         return 1 - gamma
     if delta <= 0 or gamma + delta > 1 + TIE:
-        raise ValueError(f"gamma + delta = {gamma + delta:g} with delta={delta}: need delta > 0, gamma + delta <= 1")
+        raise ValueError(
+            f"gamma + delta = {gamma + delta:g} with delta={delta}: need delta > 0, gamma + delta <= 1"
+        )
     return delta
 
 
@@ -117,7 +124,7 @@ def discrete_bl(p: np.ndarray, *, k: int, alpha: float = 0.05, gamma: float = 1.
         raise ValueError(f"gamma={gamma} must be positive (infinity is allowed)")
     n = np.shape(p)[-1]
     # e = (1 / ((k+1) p))^gamma (k+1) / H with H = sum_j j^(-gamma): never forms (k+1)^gamma, which may overflow.
-    power_sum = 1.0 if math.isinf(gamma) else float(np.sum(np.arange(1.0, k + 2.0) ** -gamma))
+    power_sum = _power_sum(k, gamma)
 
     def levels(r: np.ndarray) -> np.ndarray:
         wealth = alpha * r * (k + 1) / (n * power_sum)
@@ -125,10 +132,26 @@ def discrete_bl(p: np.ndarray, *, k: int, alpha: float = 0.05, gamma: float = 1.
             return np.where(wealth * (1 + TIE) >= 1, 1.0 / (k + 1), 0.0)
         return wealth ** (1 / gamma) / (k + 1)
 
-    return step_up(p, levels, k=k)
+    def need() -> int:  # smallest k whose largest e-value, (k+1) / H, reaches 1 / alpha
+        low, high = k, 2 * k + 1
+        while (high + 1) * alpha * (1 + TIE) < _power_sum(high, gamma):
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            enough = (middle + 1) * alpha * (1 + TIE) >= _power_sum(middle, gamma)
+            low, high = (low, middle) if enough else (middle, high)
+        return high
+
+    return step_up(p, levels, k=k, need=need)
 
 
-def k_min(*, alpha: float = 0.05, gamma: float = 0.8, delta: float | None = None, detectable: float = 1.0) -> int:
+def _power_sum(k: int, gamma: float) -> float:
+    return 1.0 if math.isinf(gamma) else float(np.sum(np.arange(1.0, k + 2.0) ** -gamma))
+
+
+def k_min(
+    *, alpha: float = 0.05, gamma: float = 0.8, delta: float | None = None, detectable: float = 1.0
+) -> int:
     """Smallest calibration set with which BL can reject, when a fraction of the tests ties at the minimal p-value.
 
     1/(k+1) <= (delta alpha pi)^(1/gamma). Source: reconstructed (dossier 5.4, item 8, and section 7).

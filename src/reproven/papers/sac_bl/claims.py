@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ def pathwise_order(
     if rows.duplicated([*samples, axis]).any():
         raise ValueError(f"{samples} and {axis} do not tell the measurements apart; name every coordinate")
     parts = []
-    for a, b in zip(order, order[1:]):
+    for a, b in itertools.pairwise(order):
         table = paired(rows, samples, axis, a, b)
         broken = float((table["a"] > table["b"] + 1e-12).sum())
         reason = f"{broken:g} of {len(table)} samples have {a} above {b}"
@@ -46,5 +47,9 @@ def follows_beta(data: pd.DataFrame, *, samples: list[str], confidence: float, m
     distance = float(stats.kstest(values, stats.beta(k + 1 - rank, rank).cdf).statistic)
     band = float(np.sqrt(np.log(2 / (1 - confidence)) / (2 * len(values))))
     low, high = max(0.0, distance - band), distance + band
-    reason = f"distance {distance:.4f} to Beta({k + 1 - rank:g}, {rank:g}), at most {high:.4f}, against {margin:g}"
-    return Decision(judge(low, high, 0.0, margin), distance, low, high, len(values), reason, per_seed(data, ""))
+    reason = (
+        f"distance {distance:.4f} to Beta({k + 1 - rank:g}, {rank:g}), at most {high:.4f}, against {margin:g}"
+    )
+    return Decision(
+        judge(low, high, 0.0, margin), distance, low, high, len(values), reason, per_seed(data, "")
+    )

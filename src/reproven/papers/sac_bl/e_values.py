@@ -70,7 +70,9 @@ def conformal_e_values(calibration: np.ndarray, scores: np.ndarray, *, alpha_bh:
     check_open_unit(alpha_bh=alpha_bh)
     calibration, scores = check_scores(calibration, scores)
     rows = scores.reshape(-1, scores.shape[-1])
-    calibrations = np.broadcast_to(calibration, (*scores.shape[:-1], calibration.shape[-1])).reshape(len(rows), -1)
+    calibrations = np.broadcast_to(calibration, (*scores.shape[:-1], calibration.shape[-1])).reshape(
+        len(rows), -1
+    )
     e = np.zeros(rows.shape)
     n, k = rows.shape[1], calibrations.shape[1]
     for out, cal, row in zip(e, calibrations, rows):
@@ -154,9 +156,9 @@ def closed_e_bh(e: np.ndarray, *, alpha: float = 0.05) -> tuple[np.ndarray, Info
         size = _closed_size(descending, alpha)
         if size:
             threshold[i] = descending[size - 1]
-    threshold = threshold.reshape(e.shape[:-1])
-    mask = np.minimum(e, n / alpha) >= threshold[..., None]
-    return mask, Info(mask.sum(axis=-1), threshold)
+    smallest = threshold.reshape(e.shape[:-1])
+    mask = np.minimum(e, n / alpha) >= smallest[..., None]
+    return mask, Info(mask.sum(axis=-1), smallest)
 
 
 def _closed_size(descending: np.ndarray, alpha: float) -> int:
@@ -216,7 +218,7 @@ def derandomised_conformal_e(
     check_open_unit(alpha=alpha)
     level = alpha / 2 if alpha_bh is None else alpha_bh
     pairs = [(calibration, scores), *splits]
-    e = sum(conformal_e_values(c, s, alpha_bh=level) for c, s in pairs) / len(pairs)
+    e = np.mean([conformal_e_values(c, s, alpha_bh=level) for c, s in pairs], axis=0)
     return e_bh(e, alpha=alpha)
 
 

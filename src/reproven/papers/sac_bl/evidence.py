@@ -33,7 +33,9 @@ class Evidence:
         return None if self.calibration is None else self.calibration.shape[-1]
 
 
-def decide(rule: Callable[..., Any], evidence: Evidence, *, alpha: float, rng: np.random.Generator) -> np.ndarray:
+def decide(
+    rule: Callable[..., Any], evidence: Evidence, *, alpha: float, rng: np.random.Generator
+) -> np.ndarray:
     """Return the rule's mask (or inclusion probabilities) on `evidence`, shape (..., n).
 
     A rule names what it needs as parameters: any of p, calibration, scores, k, null, splits, alpha, rng.
@@ -47,4 +49,6 @@ def decide(rule: Callable[..., Any], evidence: Evidence, *, alpha: float, rng: n
 def call_with(function: Callable[..., Any], offered: Mapping[str, Any], *args: Any) -> Any:
     """Call `function(*args)` with those of the `offered` keywords that it names; None is not offered."""
     names = inspect.signature(function).parameters
-    return function(*args, **{name: value for name, value in offered.items() if name in names and value is not None})
+    return function(
+        *args, **{name: value for name, value in offered.items() if name in names and value is not None}
+    )

@@ -27,9 +27,14 @@ def fdr_and_power(data: pd.DataFrame) -> Figure:
     methods = list(dict.fromkeys(data["method"]))
     shares = sorted(data["prevalence"].unique())
     fig, axes = plt.subplots(
-        2, len(shares), figsize=(2.6 * len(shares) + 1.5, 0.44 * len(methods) + 2.5), sharey=True, squeeze=False
+        2,
+        len(shares),
+        figsize=(2.6 * len(shares) + 1.5, 0.44 * len(methods) + 2.5),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
     )
-    rows = (("fdp", "FDR (mean FDP)"), ("power", "power (share of anomalies rejected)"))
+    rows = (("fdp", "FDR (mean FDP)"), ("power", "share of anomalies found"))
     for line, (metric, label) in zip(axes, rows):
         for axis, share in zip(line, shares):
             part = data[(data["metric"] == metric) & (data["prevalence"] == share)]
@@ -44,12 +49,15 @@ def fdr_and_power(data: pd.DataFrame) -> Figure:
                 axis.axvline(0.05, color="0.5", linestyle=":", linewidth=1, label="level 0.05")
             else:
                 axis.set_xlim(-0.03, 1.03)
-        line[0].set_yticks(range(len(methods)), methods)
-        line[0].invert_yaxis()
+        first = next(axis for axis in line if axis.has_data())
+        first.set_yticks(range(len(methods)), methods)
+        first.tick_params(labelleft=True)
+    axes[0][0].invert_yaxis()
     handles, labels = axes[0][0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False)
-    fig.suptitle("Rules on Gaussian scores with a shared calibration set; bars: 95 % intervals")
-    fig.tight_layout(rect=(0, 0.03, 1, 1))
+    fig.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    fig.suptitle(
+        "FDR and power of rules on Gaussian scores, one shared calibration set; bars: 95 % intervals"
+    )
     return fig
 
 
@@ -115,7 +123,9 @@ def real_scores(data: pd.DataFrame) -> Figure:
             classes = part.groupby(["method", "anomaly"], as_index=False)["value"].mean()
             bars = interval(classes, ["method"]).set_index("method").reindex(methods)
             height = np.arange(len(methods)) + 0.38 * i - 0.19
-            axis.barh(height, bars["mean"], 0.36, xerr=bars["half"], color=colour, edgecolor="0.0", label=label)
+            axis.barh(
+                height, bars["mean"], 0.36, xerr=bars["half"], color=colour, edgecolor="0.0", label=label
+            )
         axis.axvline(0.1, color="0.0", linestyle=":", linewidth=1, label="level 0.1")
         axis.set_xlim(0, 1.05)
         axis.set_xlabel("share")
@@ -154,7 +164,9 @@ def phase_diagram(data: pd.DataFrame) -> Figure:
     fig.supxlabel("beta: anomalies number n^(1 - beta)")
     fig.supylabel("r: their shift is sqrt(2 r log n)")
     assert mesh is not None
-    fig.colorbar(mesh, ax=axes, label="FPR (share of anomalies missed); deterministic, no sampling error", shrink=0.6)
+    fig.colorbar(
+        mesh, ax=axes, label="FPR (share of anomalies missed); deterministic, no sampling error", shrink=0.6
+    )
     return fig
 
 
@@ -178,7 +190,9 @@ def fpr_against_strength(data: pd.DataFrame) -> Figure:
         axis.set_ylim(-0.03, 1.03)
     axes[0][0].set_ylabel("FPR (share of anomalies missed)")
     axes[0][0].legend(fontsize=8)
-    fig.suptitle(f"n = {data['n'].iloc[0]:,}; dashed vertical line: r = beta; bars: 95 % intervals", fontsize=10)
+    fig.suptitle(
+        f"n = {data['n'].iloc[0]:,}; dashed vertical line: r = beta; bars: 95 % intervals", fontsize=10
+    )
     fig.tight_layout()
     return fig
 
@@ -187,12 +201,16 @@ def over_lambda(data: pd.DataFrame) -> Figure:
     """What one draw of Lambda does: share rejected and FDP against Lambda, median and middle 90 % of replicates."""
     sizes = sorted(data["k"].unique())
     rows = (("rejected_share", "share rejected"), ("fdp", "FDP"))
-    fig, axes = plt.subplots(2, len(sizes), figsize=(3 * len(sizes) + 0.5, 5), sharex=True, sharey="row", squeeze=False)
+    fig, axes = plt.subplots(
+        2, len(sizes), figsize=(3 * len(sizes) + 0.5, 5), sharex=True, sharey="row", squeeze=False
+    )
     for line, (metric, label) in zip(axes, rows):
         for axis, k in zip(line, sizes):
             part = data[(data["metric"] == metric) & (data["k"] == k)]
             band = part.groupby("uniform")["value"].quantile([0.05, 0.5, 0.95]).unstack()
-            axis.fill_between(band.index, band[0.05], band[0.95], color="0.8", label="middle 90 % of replicates")
+            axis.fill_between(
+                band.index, band[0.05], band[0.95], color="0.8", label="middle 90 % of replicates"
+            )
             axis.plot(band.index, band[0.5], color="0.0", label="median")
             mean = part.groupby("uniform")["value"].mean()
             axis.plot(mean.index, mean, color="0.4", linestyle="--", label="mean")
@@ -203,7 +221,7 @@ def over_lambda(data: pd.DataFrame) -> Figure:
             else:
                 axis.set_xlabel("Lambda (uniform on (0, 1))")
         line[0].set_ylabel(label)
-    axes[0][0].legend(fontsize=8)
+    axes[1][0].legend(fontsize=8)
     fig.suptitle("SBL: one shared uniform decides for the whole batch", fontsize=10)
     fig.tight_layout()
     return fig

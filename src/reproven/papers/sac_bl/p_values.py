@@ -46,7 +46,9 @@ def conformal_p_per_location(calibration: np.ndarray, scores: np.ndarray) -> np.
     """
     calibration, scores = np.asarray(calibration), np.asarray(scores)
     if calibration.shape[1:] != scores.shape[1:]:
-        raise ValueError(f"maps of shape {scores.shape[1:]} do not match calibration maps {calibration.shape[1:]}")
+        raise ValueError(
+            f"maps of shape {scores.shape[1:]} do not match calibration maps {calibration.shape[1:]}"
+        )
     p = conformal_p(np.moveaxis(calibration, 0, -1), np.moveaxis(scores, 0, -1))
     return np.moveaxis(p, -1, 0)
 
@@ -69,7 +71,9 @@ def weighted_conformal_p(
     calibration, scores = check_scores(calibration, scores)
     weights, test_weights = np.asarray(weights, dtype=float), np.asarray(test_weights, dtype=float)
     if calibration.ndim != 1 or weights.shape != calibration.shape or test_weights.shape != scores.shape:
-        raise ValueError(f"weights {weights.shape}, {test_weights.shape} must match the scores they belong to")
+        raise ValueError(
+            f"weights {weights.shape}, {test_weights.shape} must match the scores they belong to"
+        )
     for name, w in (("weights", weights), ("test_weights", test_weights)):
         if not (np.isfinite(w).all() and (w > 0).all()):
             raise ValueError(f"{name} must be positive and finite: they are likelihood ratios")
@@ -101,7 +105,9 @@ def check_scores(calibration: np.ndarray, scores: np.ndarray) -> tuple[np.ndarra
         raise ValueError(f"batch axes differ: calibration {calibration.shape}, scores {scores.shape}")
     low = calibration.min()
     if low == calibration.max() and calibration.size > 1 and (scores == low).all():
-        raise ValueError(f"all scores equal {low}: a constant detector ranks nothing; use logits if it saturates")
+        raise ValueError(
+            f"all scores equal {low}: a constant detector ranks nothing; use logits if it saturates"
+        )
     return calibration, scores
 
 

@@ -107,7 +107,9 @@ def f1_adaptive(*, scores: np.ndarray, null: np.ndarray) -> tuple[np.ndarray, In
     anomalies = hits[..., -1:]
     rejected = np.arange(1, scores.shape[-1] + 1)
     f1 = 2 * hits / (rejected + np.maximum(anomalies, 1))
-    last_of_tie = np.append(ordered[..., 1:] < ordered[..., :-1], np.ones_like(anomalies, dtype=bool), axis=-1)
+    last_of_tie = np.append(
+        ordered[..., 1:] < ordered[..., :-1], np.ones_like(anomalies, dtype=bool), axis=-1
+    )
     best = np.argmax(np.where(last_of_tie, f1, -1.0), axis=-1)
     cut = np.take_along_axis(ordered, best[..., None], axis=-1)
     mask = (scores >= cut) & (anomalies > 0)

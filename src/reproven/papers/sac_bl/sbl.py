@@ -79,7 +79,12 @@ def _draw(batch, mode: str, rng, uniform, draws: int) -> np.ndarray:
 
 
 def sbl_inclusion(
-    p: np.ndarray, *, alpha: float = 0.05, gamma: float = 0.8, delta: float | None = None, k: int | None = None
+    p: np.ndarray,
+    *,
+    alpha: float = 0.05,
+    gamma: float = 0.8,
+    delta: float | None = None,
+    k: int | None = None,
 ) -> np.ndarray:
     """Exact P(item j is rejected by SBL | data) = min(1, alpha / q_j), q_(j) = min_(i>=j) n p_(i)^gamma / (delta i).
 
@@ -93,7 +98,7 @@ def sbl_inclusion(
     log_budget = math.log(delta * alpha) - math.log(n)
     if k is not None and p.ndim == 1 and n > k + 1:
         counts = grid_counts(p, k)
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):  # p = 0, where the count is usually 0
             log_ratio = log_budget + np.log(np.cumsum(counts)) - gamma * np.log(np.arange(k + 2) / (k + 1.0))
         log_ratio[counts == 0] = -np.inf
         on_grid = np.exp(np.minimum(0.0, np.maximum.accumulate(log_ratio[::-1])[::-1]))
@@ -101,7 +106,9 @@ def sbl_inclusion(
     order = np.argsort(p, axis=-1)
     with np.errstate(divide="ignore"):
         log_p = np.log(np.take_along_axis(p, order, axis=-1))
-    log_ratio = log_budget + np.log(np.arange(1.0, n + 1.0)) - gamma * log_p  # log(alpha / (n p^gamma/(delta i)))
+    log_ratio = (
+        log_budget + np.log(np.arange(1.0, n + 1.0)) - gamma * log_p
+    )  # log(alpha / (n p^gamma/(delta i)))
     best = np.maximum.accumulate(log_ratio[..., ::-1], axis=-1)[..., ::-1]
     inclusion = np.empty_like(p)
     np.put_along_axis(inclusion, order, np.exp(np.minimum(0.0, best)), axis=-1)
@@ -109,7 +116,12 @@ def sbl_inclusion(
 
 
 def sbl_version1(
-    p: np.ndarray, *, uniform: np.ndarray | float, alpha: float = 0.05, gamma: float = 0.8, delta: float | None = None
+    p: np.ndarray,
+    *,
+    uniform: np.ndarray | float,
+    alpha: float = 0.05,
+    gamma: float = 0.8,
+    delta: float | None = None,
 ) -> tuple[np.ndarray, Info]:
     """SBL, Version 1 (the paper's proof device): round the p-values at random, then run BL on them.
 
@@ -135,7 +147,12 @@ def sbl_version1(
 
 
 def sbl_per_item(
-    p: np.ndarray, *, rng: np.random.Generator, alpha: float = 0.05, gamma: float = 0.8, delta: float | None = None
+    p: np.ndarray,
+    *,
+    rng: np.random.Generator,
+    alpha: float = 0.05,
+    gamma: float = 0.8,
+    delta: float | None = None,
 ) -> tuple[np.ndarray, Info]:
     """SBL with an independent uniform for each item: e-BH on delta p_i^(-gamma) / Lambda_i.
 

@@ -70,7 +70,12 @@ def inclusion_reference(p: Sequence[float], alpha: float, gamma: float, delta: f
 
 
 def algorithm1_reference(
-    calibration: Sequence[float], scores: Sequence[float], alpha: float, gamma: float, delta: float, lam: float
+    calibration: Sequence[float],
+    scores: Sequence[float],
+    alpha: float,
+    gamma: float,
+    delta: float,
+    lam: float,
 ) -> list[bool]:
     """Algorithm 1 from line 3 on: empirical p-values, the draw Lambda = `lam`, the index, the top ones anomalous.
 

@@ -34,7 +34,9 @@ class Info(NamedTuple):
     uniform: np.ndarray | None = None
 
 
-def step_up(p: np.ndarray, levels: Levels, *, k: int | None = None) -> tuple[np.ndarray, Info]:
+def step_up(
+    p: np.ndarray, levels: Levels, *, k: int | None = None, need: Callable[[], int] | None = None
+) -> tuple[np.ndarray, Info]:
     """Reject the i* smallest p-values, i* = max{i : p_(i) <= t_i}; ties of p_(i*) are rejected too.
 
     Args:
@@ -42,13 +44,14 @@ def step_up(p: np.ndarray, levels: Levels, *, k: int | None = None) -> tuple[np.
         levels: r -> t_r for ranks r of shape (m,), non-decreasing in r; returns shape (m,) or (..., m).
         k: size of the calibration set when the p-values are conformal, that is on the grid {1..k+1}/(k+1).
             With n > k + 1 in a single batch the grid points are counted instead of sorting n values.
+        need: the smallest k that can reject anything, where the levels themselves depend on k.
 
     Returns: mask of rejections, shape (..., n), and `Info`.
     """
     p = check_p(p)
     n = p.shape[-1]
     if k is not None:
-        warn_without_power(levels, n, k)
+        warn_without_power(levels, n, k, need)
         if p.ndim == 1 and n > k + 1:
             return _by_counting(p, levels, k)
     return by_sorting(p, levels)
@@ -60,7 +63,7 @@ def by_sorting(p: np.ndarray, levels: Levels) -> tuple[np.ndarray, Info]:
     ordered = np.sort(p, axis=-1)
     ok = ordered <= levels(np.arange(1.0, n + 1.0)) * (1 + TIE)
     last = n - np.argmax(ok[..., ::-1], axis=-1)  # i*, valid where any is ok
-    found = ok.any(axis=-1)
+    found = np.asarray(ok.any(axis=-1))
     largest = np.take_along_axis(ordered, (last - 1)[..., None], axis=-1)[..., 0]
     return _reject(p, found, largest)
 
@@ -99,13 +102,13 @@ def grid_counts(p: np.ndarray, k: int) -> np.ndarray:
     return counts
 
 
-def warn_without_power(levels: Levels, n: int, k: int) -> None:
+def warn_without_power(levels: Levels, n: int, k: int, need: Callable[[], int] | None = None) -> None:
     """Warn (`NoPowerWarning`) where even n p-values at the minimum 1/(k+1) would not be rejected."""
     top = float(np.max(levels(np.asarray([float(n)]))))
     if 1 / (k + 1) > top * (1 + TIE):
-        need = math.ceil((1 - TIE) / top) - 1 if top > 0 else math.inf
+        enough = need() if need is not None else math.ceil((1 - TIE) / top) - 1
         warnings.warn(
-            f"k={k} calibration scores cannot reject anything at this level: at least k={need} are needed",
+            f"k={k} calibration scores cannot reject anything at this level: at least k={enough} are needed",
             NoPowerWarning,
             stacklevel=4,
         )
@@ -118,7 +121,9 @@ def check_p(p: np.ndarray) -> np.ndarray:
         raise ValueError(f"p-values of shape {p.shape}: need at least one on the last axis")
     low, high = p.min(), p.max()
     if not (low >= 0 and high <= 1):
-        raise ValueError(f"p-values must lie in [0, 1], got a range of [{low}, {high}]; NaN scores give NaN here")
+        raise ValueError(
+            f"p-values must lie in [0, 1], got a range of [{low}, {high}]; NaN scores give NaN here"
+        )
     return p
 
 

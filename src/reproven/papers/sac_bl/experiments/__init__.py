@@ -7,4 +7,13 @@ from reproven.papers.sac_bl.experiments.real import one_versus_rest
 from reproven.papers.sac_bl.experiments.synthetic import lambda_draws, simulation
 from reproven.papers.sac_bl.experiments.theorems import theorems
 
-__all__ = ["audit", "boundary", "lambda_draws", "one_versus_rest", "pathwise", "phase", "simulation", "theorems"]
+__all__ = [
+    "audit",
+    "boundary",
+    "lambda_draws",
+    "one_versus_rest",
+    "pathwise",
+    "phase",
+    "simulation",
+    "theorems",
+]

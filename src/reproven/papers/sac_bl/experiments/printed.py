@@ -49,7 +49,9 @@ def check_digest(folder: Path, expected: str) -> None:
     """UserError unless the printed cells are those that the experiment's file was written for."""
     found = hashlib.sha256(b"".join((folder / name).read_bytes() for name in files())).hexdigest()
     if found != expected:
-        raise UserError(f"printed cells of sac_bl have sha256 {found}, the experiment expects {expected}: set it there")
+        raise UserError(
+            f"printed cells of sac_bl have sha256 {found}, the experiment expects {expected}: set it there"
+        )
 
 
 def read_tables(folder: Path, table: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -58,7 +60,9 @@ def read_tables(folder: Path, table: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     for metric in METRICS:
         part = pd.read_csv(folder / f"{table}_{metric}.csv").set_index(["level", "method", "category"])
         parts.append(part["value"].rename(metric))
-    return pd.concat(parts, axis=1).sort_index(), pd.read_csv(folder / f"{table}_splits.csv").set_index("category")
+    return pd.concat(parts, axis=1).sort_index(), pd.read_csv(folder / f"{table}_splits.csv").set_index(
+        "category"
+    )
 
 
 def _rows(cells: pd.DataFrame, level: str):

@@ -108,10 +108,12 @@ def one_versus_rest(
             order = rng.permutation(normal)
             reference, test = order[: train + calibration], order[train + calibration :][:test_normal]
             items = np.concatenate([test, rng.permutation(anomalous)])
-            draw = {"items": items, "rank": rng.random(len(items)), "further": []}
+            draw: dict[str, Any] = {"items": items, "rank": rng.random(len(items)), "further": []}
             draw["cal"], draw["test"] = _score(detector, reference, train, items, calibrate_on)
             for _ in range(resplits if wants_splits else 0):
-                draw["further"].append(_score(detector, rng.permutation(reference), train, items, calibrate_on))
+                draw["further"].append(
+                    _score(detector, rng.permutation(reference), train, items, calibrate_on)
+                )
             draws.append(draw)
             auroc = _auroc(draw["test"][:test_normal], draw["test"][test_normal:])
             ctx.record("auroc", auroc, unit="1", direction="higher", method="", anomaly=target, split=split)
@@ -122,7 +124,9 @@ def one_versus_rest(
 def _auroc(normal: np.ndarray, anomalous: np.ndarray) -> float:
     """P(anomaly scores above a normal item), ties half."""
     ordered = np.sort(normal)
-    below = np.searchsorted(ordered, anomalous, side="left") + np.searchsorted(ordered, anomalous, side="right")
+    below = np.searchsorted(ordered, anomalous, side="left") + np.searchsorted(
+        ordered, anomalous, side="right"
+    )
     return float(below.mean() / (2 * len(normal)))
 
 
@@ -133,12 +137,20 @@ def _score(detector: NearestNormals, reference: np.ndarray, train: int, items: n
 
 
 def _decide_all(
-    ctx: Context, draws: list[dict[str, Any]], target: int, share: float, n0: int, available: int, alpha: float
+    ctx: Context,
+    draws: list[dict[str, Any]],
+    target: int,
+    share: float,
+    n0: int,
+    available: int,
+    alpha: float,
 ) -> None:
     """All rules on all splits of one class at one prevalence, splits as the batch axis."""
     n1 = round(n0 * share / (1 - share))
     if n1 > available:
-        raise ValueError(f"prevalence {share} with {n0} normal images needs {n1} anomalies; class {target} has {available}")
+        raise ValueError(
+            f"prevalence {share} with {n0} normal images needs {n1} anomalies; class {target} has {available}"
+        )
     # Items stand in random order: neither online rules nor broken ties may profit from it.
     order = np.stack([np.argsort(d["rank"][: n0 + n1]) for d in draws])
     null = order < n0
@@ -154,7 +166,12 @@ def _decide_all(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NoPowerWarning)  # no power is what is being measured
             reject = decide(rule, evidence, alpha=alpha, rng=rng)
-        coords = {"method": name, "anomaly": target, "prevalence": share, "split": np.arange(len(draws))}
+        coords: dict[str, Any] = {
+            "method": name,
+            "anomaly": target,
+            "prevalence": share,
+            "split": np.arange(len(draws)),
+        }
         named = {"fdp": (metrics.fdp, "lower"), "tpr": (metrics.tpr, "higher"), "f1": (metrics.f1, "higher")}
         if n1:
             named["fpr"] = (metrics.fpr, "lower")

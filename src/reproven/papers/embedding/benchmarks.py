@@ -1,0 +1,81 @@
+"""Speed: stacked pairs with hand-derived gradients against a loop of two autograd passes a pair, in one process."""
+
+from __future__ import annotations
+
+import copy
+import time
+from typing import Any
+
+import torch
+
+from reproven.harness.context import Context
+from reproven.papers.embedding import nets
+from reproven.papers.embedding.optimisers import GradientRule, norm
+from reproven.papers.embedding.properties import FLOAT
+from reproven.papers.embedding.splitting import random_coefficients, split_layer
+from reproven.papers.embedding.stacked import Batch, StackedNet, stack_embeddings, stack_models
+from reproven.papers.embedding.trajectory import train_pairs
+from reproven.papers.embedding.trajectory_reference import train_pair
+
+CASES = {
+    "toy_mlp": (lambda: nets.mlp([2, 1, 1]), (2,), 0, 100),  # Exps 1 to 4
+    "toy_cnn": (lambda: nets.cnn(5, 2, 3), (1, 5, 5), 5, 200),  # Exp. 5
+}
+
+
+def pairs(ctx: Context, *, case: list[str], count: int, steps: int, loop_pairs: int, repeats: int) -> None:
+    """Time pair-steps per second, stacked and in a loop, in turns, and compare gradients and parameters.
+
+    count: pairs in the stack. loop_pairs: pairs that the loop trains (its cost is linear in pairs).
+    """
+    for done, name in enumerate(case):
+        make, shape, side, n = CASES[name]
+        models, maps, wides, data = [], [], [], []
+        for i in range(count):
+            g = ctx.torch_generator("pair", case=name, pair=i)
+            model = nets.he_normal(make(), g, scale=0.5)
+            c = [random_coefficients(2, g) for _ in range(model[0].weight.shape[0])]  # type: ignore[index]
+            wide, T = split_layer(model, "0", c)
+            x = torch.randn(n, *shape, generator=g, dtype=FLOAT)
+            models.append(model)
+            wides.append(wide)
+            maps.append(T)
+            data.append((x, torch.sign(x.flatten(1)[:, 0])))
+        net = StackedNet.of(models[0], side)  # type: ignore[arg-type]
+        batch = Batch(
+            torch.stack([net.inputs(x) for x, _ in data]).contiguous(),
+            torch.stack([y for _, y in data]),
+            torch.full((count, n), 1 / n, dtype=FLOAT),
+        )
+        narrow, embedding = stack_models(models), stack_embeddings(maps)
+        rule = GradientRule(0.01)
+        for repeat in range(repeats):
+            begin = time.perf_counter()
+            record = train_pairs(net, narrow, embedding, lambda step, b=batch: b, rule, steps, records=[])  # type: ignore[misc]
+            stacked = count * steps / (time.perf_counter() - begin)
+            trained = [(copy.deepcopy(models[i]), copy.deepcopy(wides[i])) for i in range(loop_pairs)]
+            begin = time.perf_counter()
+            for (left, right), T, (x, y) in zip(trained, maps, data, strict=False):
+                train_pair(left, right, T, [(x, y)] * steps, lambda p: torch.optim.SGD(p, lr=0.01))
+            loop = loop_pairs * steps / (time.perf_counter() - begin)
+            where: dict[str, Any] = {"case": name, "repeat": repeat}
+            ctx.record(
+                "pair_steps_per_second", stacked, unit="1/s", direction="higher", way="stacked", **where
+            )
+            ctx.record("pair_steps_per_second", loop, unit="1/s", direction="higher", way="loop", **where)
+            ctx.record("speedup", stacked / loop, unit="x", direction="higher", **where)
+        theirs = stack_models([right for _, right in trained])
+        ours = {k: v[:loop_pairs] for k, v in record.wide.items()}
+        gap = norm({k: ours[k] - theirs[k] for k in ours}) / norm(theirs)
+        ctx.record_many(
+            "trajectory_gap", gap.tolist(), unit="1", direction="lower", case=name, pair=range(loop_pairs)
+        )
+        _, gradient = net.loss_and_gradient(narrow, batch)
+        for i in range(loop_pairs):
+            x, y = data[i]
+            torch.exp(-y * models[i](x).squeeze(-1)).mean().backward()
+            exact = {k: p.grad for k, p in models[i].named_parameters() if p.grad is not None}
+            mine = {k: gradient[k][i : i + 1] - v[None] for k, v in exact.items()}
+            apart = float(norm(mine) / norm({k: v[None] for k, v in exact.items()}))
+            ctx.record("gradient_gap", apart, unit="1", direction="lower", case=name, pair=i)
+        ctx.progress((done + 1) / len(case), name)
