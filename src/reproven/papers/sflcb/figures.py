@@ -232,6 +232,7 @@ def transport(data: pd.DataFrame) -> Figure:
             floor = min(floor, 1.2 * float(table.iloc[-1].min()))
         axis.axhline(0, color="0.7", lw=0.6)
         axis.set(xlabel="iteration", title=f"{plan} (line: median of starts, band: range)")
+        axis.locator_params(axis="x", nbins=5)
         axis.set_ylim(bottom=floor, top=1.15 * max(1.0, float(part["value"].max())))
         axis.legend(frameon=False, fontsize=8)
     axes[0][0].set_ylabel("utility")
