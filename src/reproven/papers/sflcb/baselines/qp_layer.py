@@ -36,10 +36,10 @@ def layer_hypergradient(
         problem._layer = CvxpyLayer(program, parameters=[c, d], variables=[y])
     point = torch.as_tensor(x, dtype=torch.float64).requires_grad_()
     as_tensor = torch.as_tensor
-    c = as_tensor(problem.C) @ point + as_tensor(problem.q)
-    d = as_tensor(problem.rhs) - as_tensor(problem.b_x) @ point
+    linear = as_tensor(problem.C) @ point + as_tensor(problem.q)
+    room = as_tensor(problem.rhs) - as_tensor(problem.b_x) @ point
     try:
-        (y,) = problem._layer(c, d, solver_args={"eps": tolerance, "max_iters": 50_000})
+        (y,) = problem._layer(linear, room, solver_args={"eps": tolerance, "max_iters": 50_000})
     except SolverError as error:
         raise Infeasible(f"the layer's solver did not converge: {error}") from None
     value = (

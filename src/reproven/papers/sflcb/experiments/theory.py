@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import scipy.optimize as so
@@ -36,7 +37,7 @@ def theorems(
             x = generator.standard_normal(SIZE[0])
             lower = problem.lower(x)
             exact = hypergradient(problem, x, lower)
-            where = {"problem": i, "point": j}
+            where: dict[str, Any] = {"problem": i, "point": j}
             found = {delta: penalised(problem, x, delta) for delta in deltas}
             # grad_y f is affine in y, so its norm on a segment is largest at an end.
             for delta, answer in found.items():
@@ -123,7 +124,7 @@ def descent(
                         values[k] = potential(problem, state, delta, rho, rho)
                         state = step(problem, state, steps, delta, rho, rho)
                     change = np.diff(values)
-                    where = {"problem": i, "regime": regime, "delta": delta, "rho": rho}
+                    where: dict[str, Any] = {"problem": i, "regime": regime, "delta": delta, "rho": rho}
                     grown = int((change > 1e-10).sum())
                     ctx.record("potential_increases", grown, unit="steps", direction="lower", **where)
                     ctx.record("largest_increase", float(change.max()), unit="1", direction="lower", **where)
@@ -163,7 +164,7 @@ def complexity(
                     for s in result.states
                 )
                 hit = next((k for k, size in zip(result.kept, sizes) if size <= epsilon), None)
-                where = {"problem": i, "epsilon": epsilon, "rho": rho, "inverse_epsilon": 1 / epsilon}
+                where: dict[str, Any] = {"problem": i, "epsilon": epsilon, "rho": rho, "inverse_epsilon": 1 / epsilon}
                 taken = iterations if hit is None else max(hit, 1)
                 ctx.record("iterations_to", taken, unit="iterations", direction="lower", **where)
                 ctx.record("reached", hit is not None, unit="1", direction="higher", **where)
@@ -213,7 +214,7 @@ def bias(ctx: Context, *, problems: int, deltas: Sequence[float]) -> None:
             found = so.minimize(
                 both, certificate.x, jac=True, method="BFGS", options={"gtol": 1e-10, "maxiter": 500}
             )
-            where = {"problem": i, "delta": delta, "at_kink": bool(kink)}
+            where: dict[str, Any] = {"problem": i, "delta": delta, "at_kink": bool(kink)}
             distance = float(np.linalg.norm(found.x - certificate.x))
             ctx.record("distance", max(distance, 1e-12), unit="1", direction="lower", **where)
             ctx.record(
