@@ -17,6 +17,7 @@ from reproven.papers.sflcb.sflcb import Steps, sflcb, start, step
 from reproven.papers.sflcb.theory import hessian_y, modulus, penalised, potential
 
 SIZE = (5, 8, 4)
+MU_G = 1.0  # the smallest eigenvalue of Q on the bed
 
 
 def theorems(
@@ -42,14 +43,14 @@ def theorems(
             # grad_y f is affine in y, so its norm on a segment is largest at an end.
             for delta, answer in found.items():
                 slope = max(float(np.linalg.norm(problem.grad_f(x, y)[1])) for y in (answer.y_delta, lower.y))
-                bound = delta * slope**2 / (2 * problem.mu_g)
+                bound = delta * slope**2 / (2 * MU_G)
                 loss = problem.phi(x) - answer.value
                 # 1e-9 in absolute terms is rounding of the bracket over delta.
                 ctx.record("value_ratio", loss / bound, unit="1", **where, delta=delta)
                 moved = float(np.linalg.norm(answer.y_delta - lower.y))
                 ctx.record(
                     "distance_ratio",
-                    moved / (2 * delta * slope / problem.mu_g),
+                    moved / (2 * delta * slope / MU_G),
                     unit="1",
                     **where,
                     delta=delta,
@@ -164,7 +165,12 @@ def complexity(
                     for s in result.states
                 )
                 hit = next((k for k, size in zip(result.kept, sizes) if size <= epsilon), None)
-                where: dict[str, Any] = {"problem": i, "epsilon": epsilon, "rho": rho, "inverse_epsilon": 1 / epsilon}
+                where: dict[str, Any] = {
+                    "problem": i,
+                    "epsilon": epsilon,
+                    "rho": rho,
+                    "inverse_epsilon": 1 / epsilon,
+                }
                 taken = iterations if hit is None else max(hit, 1)
                 ctx.record("iterations_to", taken, unit="iterations", direction="lower", **where)
                 ctx.record("reached", hit is not None, unit="1", direction="higher", **where)
