@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -88,7 +89,10 @@ class ImplicitGradient(Method):
                     continue
                 # A hair more than needed: the border of feasibility is not solvable in floating point.
                 start[index] = member.repair(x, last) + 1e-9
-                gradient[index], y[index] = self.respond(member, start[index])
+                if not np.abs(start[index]).max() < RUNAWAY:
+                    continue
+                with contextlib.suppress(Infeasible):
+                    gradient[index], y[index] = self.respond(member, start[index])
         return ImplicitState(problem.project_x(start - p["eta_x"] / (1 + p["decay"] * k) * gradient), y)
 
 
