@@ -130,7 +130,10 @@ class GAM(ImplicitGradient):
             for extra in itertools.combinations(ambiguous, size)
             if len(sure) + size <= problem.dy
         ]
-        return shortest([hypergradient(problem, x, answer, rows) for rows in sets])
+        hull = [hypergradient(problem, x, answer, rows) for rows in sets]
+        # Dependent rows make a KKT system singular and its gradient meaningless: such sets are left out.
+        finite = [vector for vector in hull if np.isfinite(vector).all()]
+        return shortest(finite) if finite else hypergradient(problem, x, answer)
 
 
 def shortest(vectors: Sequence[np.ndarray]) -> np.ndarray:
