@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reproven.harness import compose, paths
-from reproven.harness.errors import UserError, did_you_mean
+from reproven.harness.errors import Blocked, UserError, did_you_mean
 from reproven.harness.executor import available_cores, execute, raise_on_failure
 from reproven.harness.plan import Run, Step, cards, expand, plan, remaining_seconds
 from reproven.harness.store import Store
@@ -153,10 +153,16 @@ def data(options: argparse.Namespace) -> int:
     rest = [n for n in names if n not in CARDS]
     runs = [s.run for s in _planned(rest or _papers(), overrides)[0]] if rest or not names else []
     wanted = list(dict.fromkeys([*direct, *(c for run in runs for c in cards(run.datasets))]))
+    blocked = []
     for name in wanted:
-        provider.fetch(name)
-        provider.verify(name)
-    print(f"{len(wanted)} data cards fetched and verified in {provider.cache_folder()}")
+        try:
+            provider.fetch(name)
+            provider.verify(name)
+        except Blocked as reason:  # the others are still worth having; its runs end as blocked
+            blocked.append(name)
+            print(f"{name}: {reason}", file=sys.stderr)
+    at_hand = len(wanted) - len(blocked)
+    print(f"{at_hand} data cards fetched and verified in {provider.cache_folder()}, {len(blocked)} blocked")
     return 0
 
 
@@ -204,7 +210,6 @@ def _print(table: Table) -> None:
 
 
 def _missing_data(run: Run) -> str | None:
-    from reproven.harness.errors import Blocked
     from reproven.harness.supervisor import freeze
 
     try:

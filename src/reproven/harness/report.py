@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from reproven.harness import accepted, compose, paths, provenance, tables
-from reproven.harness.claims import same
 from reproven.harness.errors import UserError
 from reproven.harness.plan import Run, expand
+from reproven.harness.samples import same
 from reproven.harness.store import Result, Status, Store, frame, write_atomically
 from reproven.harness.targets import Target, load_targets
 from reproven.harness.verdicts import Row, decide

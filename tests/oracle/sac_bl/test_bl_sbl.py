@@ -69,7 +69,9 @@ def test_inclusion_equals_reference_and_is_the_share_of_draws() -> None:
         exact = sbl_inclusion(p, alpha=ALPHA, gamma=GAMMA)
         np.testing.assert_allclose(exact, inclusion_reference(p, ALPHA, GAMMA, DELTA), rtol=1e-12, atol=0)
         grid = (np.arange(2000) + 0.5) / 2000  # midpoints of Lambda: the share errs by at most 1/4000
-        share = sbl(np.broadcast_to(p, (2000, len(p))), alpha=ALPHA, gamma=GAMMA, uniform=grid)[0].mean(axis=0)
+        share = sbl(np.broadcast_to(p, (2000, len(p))), alpha=ALPHA, gamma=GAMMA, uniform=grid)[0].mean(
+            axis=0
+        )
         np.testing.assert_allclose(share, exact, rtol=0, atol=1 / 4000 + 1e-9)
 
 
@@ -94,7 +96,9 @@ def test_bl_is_e_bh_of_the_package() -> None:
     for p, lam in cases(8):
         e = [package.p_to_e_power(x, 1 - GAMMA) for x in p.tolist()]
         assert bl(p, alpha=ALPHA, gamma=GAMMA)[0].tolist() == package.e_bh(e, ALPHA)
-        assert sbl(p, alpha=ALPHA, gamma=GAMMA, uniform=lam)[0].tolist() == package.e_bh([x / lam for x in e], ALPHA)
+        assert sbl(p, alpha=ALPHA, gamma=GAMMA, uniform=lam)[0].tolist() == package.e_bh(
+            [x / lam for x in e], ALPHA
+        )
         assert e_bh(power_calibrator(p, gamma=GAMMA), alpha=ALPHA)[0].tolist() == package.e_bh(e, ALPHA)
 
 
@@ -107,7 +111,9 @@ def test_counting_equals_sorting_at_pixel_scale() -> None:
         counted, info = bl(p, alpha=alpha, k=999)
         np.testing.assert_array_equal(counted, bl(p, alpha=alpha)[0])
         assert info.rejections == counted.sum()
-        np.testing.assert_array_equal(sbl(p, alpha=alpha, uniform=0.1, k=999)[0], sbl(p, alpha=alpha, uniform=0.1)[0])
+        np.testing.assert_array_equal(
+            sbl(p, alpha=alpha, uniform=0.1, k=999)[0], sbl(p, alpha=alpha, uniform=0.1)[0]
+        )
         np.testing.assert_allclose(
             sbl_inclusion(p, alpha=alpha, k=999), sbl_inclusion(p, alpha=alpha), rtol=1e-12, atol=0
         )

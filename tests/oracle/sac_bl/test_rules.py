@@ -50,9 +50,13 @@ def test_step_up_rules_equal_statsmodels(rule, name: str, k: int | None) -> None
     rng = np.random.default_rng(RNG_SEED)
     p = p_values(50, 60)
     if k is not None:
-        p = conformal_p(rng.standard_normal((50, k)), rng.standard_normal((50, 60)) + 3 * (rng.random((50, 60)) < 0.4))
+        p = conformal_p(
+            rng.standard_normal((50, k)), rng.standard_normal((50, 60)) + 3 * (rng.random((50, 60)) < 0.4)
+        )
     for row in p:
-        np.testing.assert_array_equal(rule(row, alpha=0.07)[0], multitest.multipletests(row, 0.07, method=name)[0])
+        np.testing.assert_array_equal(
+            rule(row, alpha=0.07)[0], multitest.multipletests(row, 0.07, method=name)[0]
+        )
 
 
 def test_storey_equals_the_package() -> None:
@@ -79,7 +83,9 @@ def test_calibrators() -> None:
     # Heavy tail at p = 0: the midpoint rule misses a little, and never exceeds 1.
     assert 0.9 < integral_calibrator(u).mean() <= 1.0
     near = integral_calibrator(np.array([1.0, 1 - 1e-9, 1 - 2e-4, 0.0]))
-    np.testing.assert_allclose(near, [0.5, 0.5, 0.5 + 2e-4 / 6, np.inf], rtol=1e-6, atol=0)  # series' next term
+    np.testing.assert_allclose(
+        near, [0.5, 0.5, 0.5 + 2e-4 / 6, np.inf], rtol=1e-6, atol=0
+    )  # series' next term
     for gamma in (0.4, 1.0, 3.0, np.inf):
         on_grid = discrete_calibrator(np.arange(1, 102) / 101, k=100, gamma=gamma)
         np.testing.assert_allclose(on_grid.mean(), 1.0, rtol=1e-12, atol=0)
@@ -89,7 +95,9 @@ def test_calibrators() -> None:
 @pytest.mark.parametrize("gamma", [0.6, 1.0, 2.5, np.inf])
 def test_discrete_bl_is_e_bh_on_its_calibrator(gamma: float) -> None:
     rng = np.random.default_rng(RNG_SEED)
-    p = conformal_p(rng.standard_normal((80, 97)), rng.standard_normal((80, 30)) + 4 * (rng.random((80, 30)) < 0.5))
+    p = conformal_p(
+        rng.standard_normal((80, 97)), rng.standard_normal((80, 30)) + 4 * (rng.random((80, 30)) < 0.5)
+    )
     ours = discrete_bl(p, k=97, alpha=0.31, gamma=gamma)[0]
     np.testing.assert_array_equal(ours, e_bh(discrete_calibrator(p, k=97, gamma=gamma), alpha=0.31)[0])
     assert ours.any()
@@ -99,7 +107,10 @@ def test_randomised_rules_contain_their_plain_ones_and_meet_them_at_one() -> Non
     p = p_values(200, 30)
     lam = np.random.default_rng(1).random(200)
     e = power_calibrator(p, gamma=0.6)
-    for plain, randomised in ((by(p)[0], lambda u: u_by(p, uniform=u)[0]), (e_bh(e)[0], lambda u: u_e_bh(e, uniform=u)[0])):
+    for plain, randomised in (
+        (by(p)[0], lambda u: u_by(p, uniform=u)[0]),
+        (e_bh(e)[0], lambda u: u_e_bh(e, uniform=u)[0]),
+    ):
         assert not (plain & ~randomised(lam)).any()
         assert (randomised(lam) & ~plain).any()
         np.testing.assert_array_equal(randomised(1.0), plain)
@@ -111,7 +122,9 @@ def test_u_by_is_u_e_bh_on_bys_own_e_values() -> None:
     p, lam = p_values(100, n), np.random.default_rng(2).random(100)
     steps = np.ceil(n * np.sum(1 / np.arange(1, n + 1)) * p / alpha)
     e = np.where(steps <= n, n / alpha / steps, 0.0)
-    np.testing.assert_array_equal(u_by(p, alpha=alpha, uniform=lam)[0], u_e_bh(e, alpha=alpha, uniform=lam)[0])
+    np.testing.assert_array_equal(
+        u_by(p, alpha=alpha, uniform=lam)[0], u_e_bh(e, alpha=alpha, uniform=lam)[0]
+    )
 
 
 def closed_by_brute_force(e: np.ndarray, alpha: float) -> int:
@@ -120,9 +133,7 @@ def closed_by_brute_force(e: np.ndarray, alpha: float) -> int:
     subsets = [s for size in range(1, n + 1) for s in itertools.combinations(range(n), size)]
     for size in range(n, 0, -1):
         for r in itertools.combinations(range(n), size):
-            if all(
-                e[list(s)].mean() * (1 + 1e-12) >= len(set(s) & set(r)) / (alpha * size) for s in subsets
-            ):
+            if all(e[list(s)].mean() * (1 + 1e-12) >= len(set(s) & set(r)) / (alpha * size) for s in subsets):
                 return size
     return 0
 
@@ -140,7 +151,9 @@ def test_closed_e_bh_equals_brute_force() -> None:
 
 def test_closed_e_bh_contains_e_bh_and_treats_ties_alike() -> None:
     rng = np.random.default_rng(RNG_SEED)
-    p = conformal_p(rng.standard_normal((100, 2000)), rng.standard_normal((100, 40)) + 4 * (rng.random((100, 40)) < 0.7))
+    p = conformal_p(
+        rng.standard_normal((100, 2000)), rng.standard_normal((100, 40)) + 4 * (rng.random((100, 40)) < 0.7)
+    )
     e = power_calibrator(p)
     ours, plain = closed_e_bh(e)[0], e_bh(e)[0]
     assert not (plain & ~ours).any()
@@ -181,17 +194,23 @@ def test_conformal_e_values_by_definition_and_their_sum_bound() -> None:
         if index % 2:
             calibration, scores = calibration.round(1), scores.round(1) + 3 * (rng.random(15) < 0.4)
         ours = conformal_e_values(calibration, scores, alpha_bh=0.2)
-        np.testing.assert_allclose(ours, conformal_e_by_definition(calibration, scores, 0.2), rtol=1e-12, atol=0)
+        np.testing.assert_allclose(
+            ours, conformal_e_by_definition(calibration, scores, 0.2), rtol=1e-12, atol=0
+        )
         if index % 2 == 0:
             total.append(ours.sum())
-    assert np.mean(total) <= 15 + 4 * np.std(total) / np.sqrt(len(total))  # all normal: sum at most n in the mean
+    assert np.mean(total) <= 15 + 4 * np.std(total) / np.sqrt(
+        len(total)
+    )  # all normal: sum at most n in the mean
 
 
 def test_derandomising_averages_e_values() -> None:
     rng = np.random.default_rng(RNG_SEED)
     pairs = [(rng.standard_normal(200), rng.standard_normal(50) + 4 * (np.arange(50) < 25)) for _ in range(3)]
     e = np.mean([conformal_e_values(c, s, alpha_bh=0.05) for c, s in pairs], axis=0)
-    ours = derandomised_conformal_e(calibration=pairs[0][0], scores=pairs[0][1], splits=pairs[1:], alpha=0.1)[0]
+    ours = derandomised_conformal_e(calibration=pairs[0][0], scores=pairs[0][1], splits=pairs[1:], alpha=0.1)[
+        0
+    ]
     np.testing.assert_array_equal(ours, e_bh(e, alpha=0.1)[0])
     assert ours[:25].mean() > 0.5
 
@@ -239,7 +258,9 @@ def test_e_lond_is_the_packages() -> None:
         assert got.tolist() == [test.test_one(x) for x in row.tolist()]
 
 
-@pytest.mark.parametrize(("share", "table"), [(1.0, 312), (0.5, 714), (0.2, 2076), (0.1, 4583), (0.01, 59795)])
+@pytest.mark.parametrize(
+    ("share", "table"), [(1.0, 312), (0.5, 714), (0.2, 2076), (0.1, 4583), (0.01, 59795)]
+)
 def test_k_min_table(share: float, table: int) -> None:
     gamma = best_gamma(alpha=0.05, detectable=share)
     assert k_min(alpha=0.05, gamma=gamma, detectable=share) == table

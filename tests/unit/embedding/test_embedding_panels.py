@@ -21,6 +21,7 @@ from reproven.papers.embedding.stacked import (
     stack_models,
 )
 from reproven.papers.embedding.structure import find_path
+from reproven.papers.embedding.trajectory import train_pairs
 
 
 def generator(seed=0):
@@ -216,10 +217,8 @@ def test_toy_pairs_share_data_and_start_across_coefficients(exp):
 
 def test_repaired_adam_keeps_a_dead_copy_dead():
     model = nets.he_normal(nets.mlp([3, 2, 1]), generator())
-    wide, T = splitting.split(model, "0", 0, [1.0, 0.0])
+    _, T = splitting.split(model, "0", 0, [1.0, 0.0])
     net, stacked = StackedNet.of(model), stack_embeddings([T])
-    from reproven.papers.embedding.trajectory import train_pairs
-
     x = torch.randn(8, 3, generator=generator(1), dtype=torch.float64)
     batch = Batch(net.inputs(x), torch.sign(x[:, 0]), torch.full((8,), 1 / 8, dtype=torch.float64))
     record = train_pairs(

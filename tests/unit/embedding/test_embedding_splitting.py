@@ -307,3 +307,11 @@ def test_attention_and_gated_splits_refuse_what_they_cannot_split():
         extensions.split_attention(nets.mlp([3, 4, 1]), "0", "qk", 0, [1.0])
     with pytest.raises(ValueError, match="at least 1"):
         extensions.split_gated(extensions.GatedUnits(2, 2), 0)
+
+
+def test_public_names_load_and_unknown_ones_do_not():
+    from reproven.papers import embedding
+
+    assert all(callable(getattr(embedding, name)) for name in embedding.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'spilt'"):
+        _ = embedding.spilt

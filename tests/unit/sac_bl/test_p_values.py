@@ -29,7 +29,9 @@ def test_batched_calibration_equals_a_loop() -> None:
 def test_invariant_under_a_monotone_change_of_scores() -> None:
     rng = np.random.default_rng(1)
     calibration, scores = rng.standard_normal(50), rng.standard_normal(20)
-    np.testing.assert_array_equal(conformal_p(calibration, scores), conformal_p(np.exp(calibration), np.exp(scores)))
+    np.testing.assert_array_equal(
+        conformal_p(calibration, scores), conformal_p(np.exp(calibration), np.exp(scores))
+    )
 
 
 def test_uniform_on_the_grid_under_the_null_and_not_without_plus_one() -> None:

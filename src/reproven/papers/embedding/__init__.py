@@ -1,52 +1,42 @@
-"""Embedding principle of homogeneous networks: the splitting map T, trained pairs, certificates.
+"""Embedding principle of homogeneous networks: widen a network so that training cannot tell.
 
->>> from reproven.papers.embedding import split
+    wide, T = split(model, "0", unit=3, coefficients=[0.6, 0.8])     # any traceable torch module
+    T(dict(model.named_parameters()))                                # parameters, gradients, moments
+
+What is supported:
+
+* the splitting map: `split`, `split_layer`, `Embedding`, `embed_optimiser_state`
+* beyond the paper: `split_attention` (of a `SelfAttention`), `split_gated` (of `GatedUnits`, tau < 1)
+* other widenings, to compare with: `net2net`, `splitting_2021`, `null_unit`, `compatible_embedding`, `scaled_split`
+* one pair, any module and optimiser: `train_pair`; many pairs at once: `train_pairs` with `StackedNet`, `Batch`,
+  `stack_models`, `stack_embeddings` and the rules `GradientRule`, `AdaptiveRule` (``repaired=True`` for Adam)
+* KKT: `certificate`; curvature off the image: `transverse_matrix`, `transverse_hessian`, `growth_rates`
+* distance of a wide network from the images of narrow ones: `ray_distance`
+
+Names load on first use: planning runs must not wait for torch.
 """
 
-from reproven.papers.embedding.comparators import (
-    compatible_embedding,
-    net2net,
-    null_unit,
-    scaled_split,
-    splitting_2021,
-)
-from reproven.papers.embedding.condensation import ray_distance
-from reproven.papers.embedding.extensions import GatedUnits, SelfAttention, split_attention, split_gated
-from reproven.papers.embedding.kkt import Certificate, certificate
-from reproven.papers.embedding.optimisers import AdaptiveRule, GradientRule
-from reproven.papers.embedding.splitting import Embedding, embed_optimiser_state, split, split_layer
-from reproven.papers.embedding.stacked import Batch, StackedNet, stack_embeddings, stack_models
-from reproven.papers.embedding.trajectory import PairRecord, train_pairs
-from reproven.papers.embedding.trajectory_reference import train_pair
-from reproven.papers.embedding.transverse import growth_rates, transverse_hessian, transverse_matrix
+from importlib import import_module
+from typing import Any
 
-__all__ = [
-    "AdaptiveRule",
-    "Batch",
-    "Certificate",
-    "Embedding",
-    "GatedUnits",
-    "GradientRule",
-    "PairRecord",
-    "SelfAttention",
-    "StackedNet",
-    "certificate",
-    "compatible_embedding",
-    "embed_optimiser_state",
-    "growth_rates",
-    "net2net",
-    "null_unit",
-    "ray_distance",
-    "scaled_split",
-    "split",
-    "split_attention",
-    "split_gated",
-    "split_layer",
-    "splitting_2021",
-    "stack_embeddings",
-    "stack_models",
-    "train_pair",
-    "train_pairs",
-    "transverse_hessian",
-    "transverse_matrix",
-]
+_MODULES = {
+    "comparators": "compatible_embedding net2net null_unit scaled_split splitting_2021",
+    "condensation": "ray_distance",
+    "extensions": "GatedUnits SelfAttention split_attention split_gated",
+    "kkt": "Certificate certificate",
+    "optimisers": "AdaptiveRule GradientRule",
+    "splitting": "Embedding embed_optimiser_state split split_layer",
+    "stacked": "Batch StackedNet stack_embeddings stack_models",
+    "trajectory": "PairRecord train_pairs",
+    "trajectory_reference": "train_pair",
+    "transverse": "growth_rates transverse_hessian transverse_matrix",
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public name `name` from its module."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -114,15 +114,18 @@ def toy_batches(toy: Toy, net: StackedNet, pairs: Sequence[ToyPair]) -> tuple[Ca
     loaders = [[toys.LoaderOrder(n, p.generator) for p in pairs] for _ in range(2 if toy.apart else 1)]
     sources = [toys.batch_source([order.epoch for order in side], toy.batch, toy.repeat) for side in loaders]
 
+    per_epoch = -(-n // toy.batch)
+
     def of(source: Callable[[int], tuple[Tensor, Tensor]]) -> Callable[[int], Batch]:
-        kept: dict[int, Batch] = {}
+        cycle: list[Batch] = []
 
         def at(step: int) -> Batch:
-            if toy.repeat and step % 7 in kept and step >= 7:
-                return kept[step % 7]
+            if toy.repeat and len(cycle) == per_epoch:
+                return cycle[step % per_epoch]
             index, weight = source(step)
             batch = Batch(x.gather(2, index[:, None].expand(-1, x.shape[1], -1)), y.gather(1, index), weight)
-            kept[step % 7] = batch
+            if toy.repeat:
+                cycle.append(batch)
             return batch
 
         return at
@@ -172,22 +175,25 @@ def table_1(ctx: Context, *, exp: str, seed: list[int], coefficients: list[str],
                 "sigma_max", values, unit="1/time", step=record.steps, time=_times(record, toy), **where
             )
         if exp in ("exp1", "exp2") and coefficients[i // len(seed)] == "uniform":
-            _save_boundary(ctx, net, p, record, i, where)
+            _record_boundary(ctx, net, p, record, i, where)
 
 
 def _times(record: PairRecord, toy: Toy) -> list[float]:
     return [toy.lr * s for s in record.steps]
 
 
-def _save_boundary(
+def _record_boundary(
     ctx: Context, net: StackedNet, pair: ToyPair, record: PairRecord, i: int, where: dict[str, Any]
 ) -> None:
-    """Record where both networks change sign along 181 rays from the origin, as the angle of the boundary."""
+    """Record both networks on the unit circle, where their sign gives the boundary, and the data."""
     angles = np.linspace(0, 2 * np.pi, 721)
     points = torch.from_numpy(np.stack([np.cos(angles), np.sin(angles)]))
     for side, stack in (("narrow", record.narrow), ("wide", record.wide)):
         out = net.outputs({n: v[i : i + 1] for n, v in stack.items()}, points)[0].numpy()
         ctx.record_many("output_on_circle", out, unit="1", side=side, angle=angles, **where)
+    ctx.record_many(
+        "label", pair.y.tolist(), unit="1", x0=pair.x[:, 0].tolist(), x1=pair.x[:, 1].tolist(), **where
+    )
 
 
 def record_steps(steps: int, count: int = 60) -> list[int]:

@@ -129,24 +129,42 @@ def table_1_losses(data: pd.DataFrame) -> Figure:
 
 
 def decision_boundaries(data: pd.DataFrame) -> Figure:
-    """Output of both networks on the unit circle at the end: the boundary is where it changes sign."""
+    """Decision boundaries of both networks in the plane of the data: rays, as the networks are homogeneous."""
     rows = _pick(data, "output_on_circle", seed=0)
     names = _names(rows, "exp")
-    fig, axes = _grid(len(names), height=3.4)
+    fig, axes = _grid(len(names), height=3.8)
     for ax, exp in zip(axes, names, strict=True):
-        for style, side, width in zip(STYLES, ("narrow", "wide"), (3.5, 1.5), strict=False):
+        points = _pick(data, "label", exp=exp, seed=0)
+        for label, marker, grey in ((1, "o", "#1b1b1b"), (-1, "x", "#7a7a7a")):
+            mine = points[points["value"] == label]
+            ax.scatter(
+                mine["x0"],
+                mine["x1"],
+                marker=marker,
+                s=14,
+                color=grey,
+                linewidths=0.9,
+                label=f"y = {label:+d}",
+            )
+        reach = 1.15 * float(points[["x0", "x1"]].abs().to_numpy().max())
+        for style, side, width in zip(STYLES, ("narrow", "wide"), (4.0, 1.8), strict=False):
             curve = rows[(rows["exp"] == exp) & (rows["side"] == side)].sort_values("angle")
-            ax.plot(np.degrees(curve["angle"]), curve["value"], label=side, linewidth=width, **style)
-            values, angle = curve["value"].to_numpy(), np.degrees(curve["angle"].to_numpy())
-            for i in np.nonzero(np.diff(np.sign(values)))[0]:
-                ax.axvline(angle[i], linewidth=0.8, **style)
-        ax.axhline(0, color="#7a7a7a", linewidth=0.8)
+            angle, values = curve["angle"].to_numpy(), curve["value"].to_numpy()
+            for n, i in enumerate(np.nonzero(np.diff(np.sign(values)))[0]):
+                share = values[i] / (values[i] - values[i + 1])
+                at = angle[i] + share * (angle[i + 1] - angle[i])
+                line = [0, 2 * reach * np.cos(at)], [0, 2 * reach * np.sin(at)]
+                ax.plot(*line, label=f"boundary, {side}" if n == 0 else None, linewidth=width, **style)
         ax.set(
-            xlabel="angle of the input (degrees)", ylabel=r"$\Phi$ on the unit circle", title=exp,
-            xticks=range(0, 361, 90), yscale="symlog",
-        )  # fmt: skip
+            xlabel="first feature",
+            ylabel="second feature",
+            title=exp,
+            xlim=(-reach, reach),
+            ylim=(-reach, reach),
+        )
+        ax.set_aspect("equal")
         ax.legend(fontsize=7)
-    fig.suptitle("Decision boundaries (vertical lines) of both networks, released seed")
+    fig.suptitle("Decision boundaries after training, released seed")
     return fig
 
 
@@ -196,6 +214,7 @@ def errors_by_method(data: pd.DataFrame) -> Figure:
     ax.invert_yaxis()
     ax.grid(axis="x", alpha=0.3)
     ax.legend(fontsize=8)
+    ax.set_title("Median (dot) and range (bar) over seeds", fontsize=10)
     return fig
 
 

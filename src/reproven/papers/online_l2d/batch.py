@@ -88,7 +88,7 @@ class BatchL2D:
         pool, x = stream.pool(), stream.augmented()
         count = pool[:m].sum(axis=1)
         rank = (rng.random(m) * count).astype(int)
-        played = (np.cumsum(pool[:m], axis=1) > rank[:, None]).argmax(axis=1)
+        played = (np.cumsum(pool[:m], axis=1, dtype=np.int16) > rank[:, None]).argmax(axis=1)
         weight = np.ones((m, stream.rows))
         if self.logged == "bandit":
             weight = (np.arange(stream.rows) == played[:, None]) * count[:, None].astype(float)

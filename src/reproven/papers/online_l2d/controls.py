@@ -41,7 +41,7 @@ class Control:
             pool[some, : stream.n_labels] = False
         count = pool.sum(axis=1)
         rank = (rng.random(stream.rounds) * count).astype(int)
-        actions = (np.cumsum(pool, axis=1) > rank[:, None]).argmax(axis=1)
+        actions = (np.cumsum(pool, axis=1, dtype=np.int16) > rank[:, None]).argmax(axis=1)
         return Trace(actions, 1.0 / count)
 
 

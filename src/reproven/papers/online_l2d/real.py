@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,27 +33,39 @@ def real(
     components: principal components kept, per data set.
     """
     require("numba", "online_l2d")
-    total = len(ctx.datasets) * len(ctx.methods) * (replicates + 1)
-    done = 0
     for dataset in ctx.datasets:
         x, y = arrays(ctx.dataset(dataset))
-        size = {"components": int(components[dataset]), "warm_up": warm_up}
-        tuning = specialists(x, y, tuning_rounds, ctx.generator("tuning stream", dataset=dataset), **size)
-        chosen = {}
-        for name, method in ctx.methods.items():
-            chosen[name], number = tuned(method, tuning, ctx.derive("tuning", dataset=dataset))
-            ctx.record("tuned", number, unit="number", method=name, dataset=dataset)
+        make = partial(specialists, x, y, components=int(components[dataset]), warm_up=warm_up)
+        compare(ctx, dataset, make, replicates=replicates, rounds=rounds, tuning_rounds=tuning_rounds)
+
+
+def compare(
+    ctx: Context,
+    dataset: str,
+    make: Callable[[int, np.random.Generator], Stream],
+    *,
+    replicates: int,
+    rounds: int,
+    tuning_rounds: int,
+) -> None:
+    """Tune every method on one stream ``make(rounds, rng)`` and record it on `replicates` others."""
+    total, done = len(ctx.methods) * (replicates + 1), 0
+    tuning = make(tuning_rounds, ctx.generator("tuning stream", dataset=dataset))
+    chosen = {}
+    for name, method in ctx.methods.items():
+        chosen[name], number = tuned(method, tuning, ctx.derive("tuning", dataset=dataset))
+        ctx.record("tuned", number, unit="number", method=name, dataset=dataset)
+        done += 1
+        ctx.progress(done / total, f"tuning {name} on {dataset}")
+    for replicate in range(replicates):
+        axes: dict[str, Any] = {"dataset": dataset, "replicate": replicate}
+        world = make(rounds, ctx.generator("stream", **axes))
+        for name, method in chosen.items():
+            trace = method.run(world, ctx.generator("learner", **axes))
+            record_run(ctx, world, trace.actions, {"method": name, **axes})
             done += 1
-            ctx.progress(done / total, f"tuning {name} on {dataset}")
-        for replicate in range(replicates):
-            axes: dict[str, Any] = {"dataset": dataset, "replicate": replicate}
-            world = specialists(x, y, rounds, ctx.generator("stream", **axes), **size)
-            for name, method in chosen.items():
-                trace = method.run(world, ctx.generator("learner", **axes))
-                record_run(ctx, world, trace.actions, {"method": name, **axes})
-                done += 1
-                ctx.progress(done / total, f"{name} on {dataset}")
-            record_schedule(ctx, world, axes)
+            ctx.progress(done / total, f"{name} on {dataset}")
+        record_schedule(ctx, world, axes)
 
 
 def tuned(method: Any, stream: Stream, seed: int) -> tuple[Any, int]:

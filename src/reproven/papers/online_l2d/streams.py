@@ -79,6 +79,8 @@ class Stream:
 
     def regime(self) -> np.ndarray:
         """Regime of every round, (T,)."""
+        if len(self.regime_start) == 1:
+            return np.zeros(self.rounds, np.int64)
         return np.searchsorted(self.regime_start, np.arange(self.rounds), side="right") - 1
 
     def costs(self) -> np.ndarray:

@@ -61,14 +61,14 @@ def fdr_pixels(
     ctx.progress(0.5, "statsmodels")
     times = [_timed(lambda: multipletests(p, alpha, method="fdr_bh")[0]) for _ in range(2)]
     _compare(ctx, seconds, "statsmodels multipletests", min(t for t, _ in times))
-    ctx.record("mismatches", np.count_nonzero(times[0][1] != ours["bh"]()[0]), unit="pixels", rule="bh")
+    ctx.record("mismatches", int(np.count_nonzero(times[0][1] != ours["bh"]()[0])), unit="pixels", rule="bh")
     ctx.progress(0.75, "online-fdr")
     # e-BH on e / Lambda is SBL, so that the two decide the same.
     e = (power_calibrator(p, gamma=gamma) / lam).tolist()
     elapsed, theirs = _timed(lambda: package_e_bh(e, alpha))
     _compare(ctx, seconds, "online-fdr e_bh", elapsed)
     ctx.record(
-        "mismatches", np.count_nonzero(np.asarray(theirs) != ours["sbl"]()[0]), unit="pixels", rule="sbl"
+        "mismatches", int(np.count_nonzero(np.asarray(theirs) != ours["sbl"]()[0])), unit="pixels", rule="sbl"
     )
 
 

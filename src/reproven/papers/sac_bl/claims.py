@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ def pathwise_order(
     if rows.duplicated([*samples, axis]).any():
         raise ValueError(f"{samples} and {axis} do not tell the measurements apart; name every coordinate")
     parts = []
-    for a, b in zip(order, order[1:]):
+    for a, b in itertools.pairwise(order):
         table = paired(rows, samples, axis, a, b)
         broken = float((table["a"] > table["b"] + 1e-12).sum())
         reason = f"{broken:g} of {len(table)} samples have {a} above {b}"

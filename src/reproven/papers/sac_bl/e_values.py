@@ -156,9 +156,9 @@ def closed_e_bh(e: np.ndarray, *, alpha: float = 0.05) -> tuple[np.ndarray, Info
         size = _closed_size(descending, alpha)
         if size:
             threshold[i] = descending[size - 1]
-    threshold = threshold.reshape(e.shape[:-1])
-    mask = np.minimum(e, n / alpha) >= threshold[..., None]
-    return mask, Info(mask.sum(axis=-1), threshold)
+    smallest = threshold.reshape(e.shape[:-1])
+    mask = np.minimum(e, n / alpha) >= smallest[..., None]
+    return mask, Info(mask.sum(axis=-1), smallest)
 
 
 def _closed_size(descending: np.ndarray, alpha: float) -> int:
@@ -218,7 +218,7 @@ def derandomised_conformal_e(
     check_open_unit(alpha=alpha)
     level = alpha / 2 if alpha_bh is None else alpha_bh
     pairs = [(calibration, scores), *splits]
-    e = sum(conformal_e_values(c, s, alpha_bh=level) for c, s in pairs) / len(pairs)
+    e = np.mean([conformal_e_values(c, s, alpha_bh=level) for c, s in pairs], axis=0)
     return e_bh(e, alpha=alpha)
 
 

@@ -32,8 +32,9 @@ def fdr_and_power(data: pd.DataFrame) -> Figure:
         figsize=(2.6 * len(shares) + 1.5, 0.44 * len(methods) + 2.5),
         sharey=True,
         squeeze=False,
+        layout="constrained",
     )
-    rows = (("fdp", "FDR (mean FDP)"), ("power", "power (share of anomalies rejected)"))
+    rows = (("fdp", "FDR (mean FDP)"), ("power", "share of anomalies found"))
     for line, (metric, label) in zip(axes, rows):
         for axis, share in zip(line, shares):
             part = data[(data["metric"] == metric) & (data["prevalence"] == share)]
@@ -48,12 +49,15 @@ def fdr_and_power(data: pd.DataFrame) -> Figure:
                 axis.axvline(0.05, color="0.5", linestyle=":", linewidth=1, label="level 0.05")
             else:
                 axis.set_xlim(-0.03, 1.03)
-        line[0].set_yticks(range(len(methods)), methods)
-        line[0].invert_yaxis()
+        first = next(axis for axis in line if axis.has_data())
+        first.set_yticks(range(len(methods)), methods)
+        first.tick_params(labelleft=True)
+    axes[0][0].invert_yaxis()
     handles, labels = axes[0][0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False)
-    fig.suptitle("Rules on Gaussian scores with a shared calibration set; bars: 95 % intervals")
-    fig.tight_layout(rect=(0, 0.03, 1, 1))
+    fig.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    fig.suptitle(
+        "FDR and power of rules on Gaussian scores, one shared calibration set; bars: 95 % intervals"
+    )
     return fig
 
 
@@ -217,7 +221,7 @@ def over_lambda(data: pd.DataFrame) -> Figure:
             else:
                 axis.set_xlabel("Lambda (uniform on (0, 1))")
         line[0].set_ylabel(label)
-    axes[0][0].legend(fontsize=8)
+    axes[1][0].legend(fontsize=8)
     fig.suptitle("SBL: one shared uniform decides for the whole batch", fontsize=10)
     fig.tight_layout()
     return fig

@@ -55,6 +55,5 @@ def _stream(values: np.ndarray, alpha: float, make: Callable[[Any], Any]) -> tup
         test = make(methods)
         test.seq = weights
         out[:] = [test.test_one(value) for value in row]
-    mask = mask.reshape(values.shape)
-    rejected = np.where(mask, values, 0.0)
-    return mask, Info(mask.sum(axis=-1), rejected.max(axis=-1))
+    shaped = mask.reshape(values.shape)
+    return shaped, Info(shaped.sum(axis=-1), np.where(shaped, values, 0.0).max(axis=-1))

@@ -63,7 +63,7 @@ def by_sorting(p: np.ndarray, levels: Levels) -> tuple[np.ndarray, Info]:
     ordered = np.sort(p, axis=-1)
     ok = ordered <= levels(np.arange(1.0, n + 1.0)) * (1 + TIE)
     last = n - np.argmax(ok[..., ::-1], axis=-1)  # i*, valid where any is ok
-    found = ok.any(axis=-1)
+    found = np.asarray(ok.any(axis=-1))
     largest = np.take_along_axis(ordered, (last - 1)[..., None], axis=-1)[..., 0]
     return _reject(p, found, largest)
 

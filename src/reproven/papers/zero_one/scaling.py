@@ -53,7 +53,9 @@ def finite_size(
         features: a key of `features.LAWS`; its mean must not be zero.
     """
     columns = max(network.width for network in ctx.methods.values()) * models
-    weights = {(name, t): draw(ctx, network, t, models) for name, network in ctx.methods.items() for t in depth}
+    weights = {
+        (name, t): draw(ctx, network, t, models) for name, network in ctx.methods.items() for t in depth
+    }
     logits: dict[tuple[str, int, int], list[torch.Tensor]] = {}
     for done, size in enumerate(n):
         for sample in samples(ctx, "er_half", size, graphs, columns):

@@ -7,6 +7,8 @@ beta < r < 1. For fixed gamma < 1, BL's levels reach the bulk of the anomalies o
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from scipy.special import log_ndtr, logsumexp, ndtr, ndtri_exp
 
@@ -62,7 +64,7 @@ def boundary(
         for b in beta:
             for strength in r:
                 stake = np.log((1 - gamma) * alpha)
-                fpr = {
+                fpr: dict[str, Any] = {
                     "bl": mean_field_fpr(log_n, strength, b, gamma, stake),
                     "sbl": np.mean(
                         [
@@ -75,7 +77,7 @@ def boundary(
                     ),
                     "bh": mean_field_fpr(log_n, strength, b, 1.0, np.log(alpha)),
                 }
-                coords = {"log10_n": exponent, "beta": b, "r": strength, "gamma": gamma}
+                coords: dict[str, Any] = {"log10_n": exponent, "beta": b, "r": strength, "gamma": gamma}
                 coords |= {"stated": _side(strength - b), "corrected": _side(strength - b / gamma)}
                 for rule, value in fpr.items():
                     ctx.record("fpr", float(value), unit="1", direction="lower", rule=rule, **coords)

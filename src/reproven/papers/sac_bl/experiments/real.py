@@ -108,7 +108,7 @@ def one_versus_rest(
             order = rng.permutation(normal)
             reference, test = order[: train + calibration], order[train + calibration :][:test_normal]
             items = np.concatenate([test, rng.permutation(anomalous)])
-            draw = {"items": items, "rank": rng.random(len(items)), "further": []}
+            draw: dict[str, Any] = {"items": items, "rank": rng.random(len(items)), "further": []}
             draw["cal"], draw["test"] = _score(detector, reference, train, items, calibrate_on)
             for _ in range(resplits if wants_splits else 0):
                 draw["further"].append(
@@ -166,7 +166,12 @@ def _decide_all(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NoPowerWarning)  # no power is what is being measured
             reject = decide(rule, evidence, alpha=alpha, rng=rng)
-        coords = {"method": name, "anomaly": target, "prevalence": share, "split": np.arange(len(draws))}
+        coords: dict[str, Any] = {
+            "method": name,
+            "anomaly": target,
+            "prevalence": share,
+            "split": np.arange(len(draws)),
+        }
         named = {"fdp": (metrics.fdp, "lower"), "tpr": (metrics.tpr, "higher"), "f1": (metrics.f1, "higher")}
         if n1:
             named["fpr"] = (metrics.fpr, "lower")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 
 import numpy as np
 from scipy.special import ndtr
@@ -30,7 +31,7 @@ def theorems(
 
 
 def _tight(ctx: Context, blocks: int, block: int, alpha: float, n: int) -> None:
-    """Identical normal items, all p equal: FDR of SBL = E min(1, alpha e). And all p = 1: everything goes at delta alpha.
+    """Identical normal items: FDR of SBL = E min(1, alpha e). And all p = 1: everything goes at delta alpha.
 
     E min(1, alpha delta p^-gamma) = t + alpha delta (1 - t^(1-gamma)) / (1 - gamma), t = (alpha delta)^(1/gamma).
     """
@@ -61,10 +62,10 @@ def _worst_dependence(ctx: Context, blocks: int, block: int, alpha: float, n: in
     ranks = np.arange(1.0, n + 1.0)
     gamma = 0.8
     rules = {
-        "bl": (lambda p: bl(p, alpha=alpha, gamma=gamma), bl_levels((n,), alpha, gamma, 1 - gamma)(ranks)),
-        "sharp_bl": (lambda p: sharp_bl(p, alpha=alpha, gamma=gamma), _sharp_levels(n, alpha, gamma)),
-        "by": (lambda p: by(p, alpha=alpha), alpha * ranks / (n * np.sum(1 / ranks))),
-        "bh": (lambda p: bh(p, alpha=alpha), alpha * ranks / n),
+        "bl": (partial(bl, alpha=alpha, gamma=gamma), bl_levels((n,), alpha, gamma, 1 - gamma)(ranks)),
+        "sharp_bl": (partial(sharp_bl, alpha=alpha, gamma=gamma), _sharp_levels(n, alpha, gamma)),
+        "by": (partial(by, alpha=alpha), alpha * ranks / (n * np.sum(1 / ranks))),
+        "bh": (partial(bh, alpha=alpha), alpha * ranks / n),
     }
     replicates = blocks * block
     for name, (rule, levels) in rules.items():
@@ -113,11 +114,11 @@ def _beta_law(ctx: Context, draws: int, alpha: float) -> None:
 
 
 def _calibration_size(ctx: Context, alpha: float) -> None:
-    """Smallest k at which a rule rejects when a share of 1,000 items ties at the minimal p-value, found by running it."""
+    """Smallest k at which a rule rejects when a share of items ties at the minimal p-value, found by running it."""
     items = 1000
     for share in (1.0, 0.5, 0.2, 0.1, 0.01):
         gamma = best_gamma(alpha=alpha, detectable=share)
-        rules = {"bh": lambda p: bh(p, alpha=alpha), "bl": lambda p, g=gamma: bl(p, alpha=alpha, gamma=g)}
+        rules = {"bh": partial(bh, alpha=alpha), "bl": partial(bl, alpha=alpha, gamma=gamma)}
         for name, rule in rules.items():
             low, high = 0, 1 << 20  # rejects nothing at low, something at high
             while high - low > 1:

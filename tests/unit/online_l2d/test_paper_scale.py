@@ -1,0 +1,90 @@
+"""Paper-scale loaders on small files in the publishers' formats, and blocked without them."""
+
+from __future__ import annotations
+
+import gzip
+
+import numpy as np
+import pytest
+
+from reproven.harness.context import Context
+from reproven.harness.errors import Blocked
+from reproven.papers.online_l2d import paper_scale
+from reproven.papers.online_l2d.controls import Control
+from reproven.papers.online_l2d.learner import OnlineL2D
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("REPROVEN_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_blocked_says_what_to_place_where(cache):
+    with pytest.raises(Blocked, match=f"covtype.data.gz.*{cache / 'covertype'}"):
+        paper_scale.covertype()
+    with pytest.raises(Blocked, match=r"cifar10h-counts.npy.*jcpeterson"):
+        paper_scale.cifar10h()
+
+
+def write_covertype(path, rows):
+    path.parent.mkdir()
+    with gzip.open(path, "wt") as file:
+        file.writelines(",".join(map(str, row)) + "\n" for row in rows)
+
+
+def test_covertype(cache):
+    rng = np.random.default_rng(0)
+    rows = np.column_stack(
+        [rng.integers(0, 3000, (20, 10)), rng.integers(0, 2, (20, 44)), 1 + np.arange(20) % 7]
+    )
+    write_covertype(cache / "covertype" / "covtype.data.gz", rows)
+    x, y = paper_scale.covertype()
+    assert x.shape == (20, 54)
+    assert y.tolist() == rows[:, -1].tolist()
+    varied = rows[:, :-1].std(axis=0) > 0
+    np.testing.assert_allclose(x.std(axis=0)[varied], 1.0, rtol=1e-12)
+
+
+def test_covertype_of_another_shape_is_refused(cache):
+    write_covertype(cache / "covertype" / "covtype.data.gz", [[1, 2, 3]])
+    with pytest.raises(ValueError, match="3 columns"):
+        paper_scale.covertype()
+
+
+def people(m=200):
+    rng = np.random.default_rng(0)
+    classes = np.arange(m) % 10
+    agree = np.where(rng.random(m) < 0.5, 50, 15)
+    votes = rng.multinomial(51 - agree, np.full(10, 0.1))
+    votes[np.arange(m), classes] += agree
+    return paper_scale.HumanVotes(rng.random((m, 32, 32)), classes, votes)
+
+
+def test_panels_vote_by_majority():
+    chances = np.array([[1.0, 0.0], [0.4, 0.6]])
+    rng = np.random.default_rng(0)
+    ones = np.array([paper_scale.panel_answers(chances, 1, rng) for _ in range(4000)])
+    threes = np.array([paper_scale.panel_answers(chances, 3, rng) for _ in range(4000)])
+    assert (ones[:, 0] == 0).all()
+    assert ones[:, 1].mean() == pytest.approx(0.6, abs=0.035)  # 4.5 standard errors
+    assert threes[:, 1].mean() == pytest.approx(0.648, abs=0.035)  # 0.6^3 + 3 0.6^2 0.4
+
+
+def test_human_stream_has_the_costs_it_declares():
+    data = people()
+    rng = np.random.default_rng(1)
+    world = paper_scale.human_stream(data, rng.normal(size=(200, 4)), 40_000, rng, warm_up=100)
+    drawn = world.costs() - world.mean_cost[0, world.index]
+    np.testing.assert_allclose(drawn.mean(axis=0), 0.0, atol=0.02)  # draws and simulated panels both err
+    assert world.n_experts == len(paper_scale.PANELS)
+    assert set(world.index[:100]).isdisjoint(world.index[100:])
+
+
+def test_humans_experiment():
+    methods = {"l2d_s_cost": OnlineL2D(), "random": Control("random"), "oracle": Control("oracle")}
+    ctx = Context(methods=methods, datasets={"cifar10h": people})
+    paper_scale.humans(ctx, replicates=1, rounds=1500, tuning_rounds=300, warm_up=100, components=8)
+    cost = {s.coords["method"][0]: s.values[0] for s in ctx.series if s.metric == "cost"}
+    assert cost["oracle"] < cost["l2d_s_cost"]
+    assert cost["oracle"] < cost["random"]
