@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from reproven.papers.zero_one.adjacency import (
+    SMALL,
     MatrixGraphs,
     PackedGraph,
     SparseGraphs,
@@ -101,7 +102,7 @@ def test_wrong_shapes_and_forms_are_refused():
     with pytest.raises(ValueError, match="do not fit 1 graphs on 20 nodes"):
         graph.multiply(torch.zeros(1, 3, 21))
     with pytest.raises(ValueError, match="come one at a time"):
-        erdos_renyi(TILE + 1, 0.5, [1, 2])
+        erdos_renyi(SMALL + 1, 0.5, [1, 2])
     with pytest.raises(ValueError, match="no matrix"):
         StreamedGraph(5000, 0.5, 0).dense()
 

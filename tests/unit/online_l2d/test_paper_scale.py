@@ -7,6 +7,8 @@ import gzip
 import numpy as np
 import pytest
 
+from reproven.data.images import ImageSet
+from reproven.data.split import TrainTest
 from reproven.harness.context import Context
 from reproven.harness.errors import Blocked
 from reproven.papers.online_l2d import paper_scale
@@ -22,9 +24,9 @@ def cache(tmp_path, monkeypatch):
 
 def test_blocked_says_what_to_place_where(cache):
     with pytest.raises(Blocked, match=f"covtype.data.gz.*{cache / 'covertype'}"):
-        paper_scale.covertype()
+        paper_scale.covertype_rows()
     with pytest.raises(Blocked, match=r"cifar10h-counts.npy.*jcpeterson"):
-        paper_scale.cifar10h()
+        paper_scale.with_votes(None)
 
 
 def write_covertype(path, rows):
@@ -39,9 +41,9 @@ def test_covertype(cache):
         [rng.integers(0, 3000, (20, 10)), rng.integers(0, 2, (20, 44)), 1 + np.arange(20) % 7]
     )
     write_covertype(cache / "covertype" / "covtype.data.gz", rows)
-    x, y = paper_scale.covertype()
+    x, y = paper_scale.covertype_rows()
     assert x.shape == (20, 54)
-    assert y.tolist() == rows[:, -1].tolist()
+    assert y.tolist() == (rows[:, -1] - 1).tolist()
     varied = rows[:, :-1].std(axis=0) > 0
     np.testing.assert_allclose(x.std(axis=0)[varied], 1.0, rtol=1e-12)
 
@@ -49,7 +51,7 @@ def test_covertype(cache):
 def test_covertype_of_another_shape_is_refused(cache):
     write_covertype(cache / "covertype" / "covtype.data.gz", [[1, 2, 3]])
     with pytest.raises(ValueError, match="3 columns"):
-        paper_scale.covertype()
+        paper_scale.covertype_rows()
 
 
 def people(m=200):
@@ -81,10 +83,40 @@ def test_human_stream_has_the_costs_it_declares():
     assert set(world.index[:100]).isdisjoint(world.index[100:])
 
 
-def test_humans_experiment():
+def tiny_cifar(m=200):
+    data = people(m)
+    images = (data.images[..., None] * 255).astype(np.uint8).repeat(3, axis=-1)
+    return ImageSet(images, data.classes, [str(i) for i in range(10)]), data.votes
+
+
+def place_votes(cache, votes):
+    (cache / "cifar10h").mkdir()
+    np.save(cache / "cifar10h" / "cifar10h-counts.npy", votes)
+
+
+def test_humans_experiment(cache):
+    images, votes = tiny_cifar()
+    place_votes(cache, votes)
     methods = {"l2d_s_cost": OnlineL2D(), "random": Control("random"), "oracle": Control("oracle")}
-    ctx = Context(methods=methods, datasets={"cifar10h": people})
+    ctx = Context(methods=methods, datasets={"cifar10": lambda: TrainTest(train=images, test=images)})
     paper_scale.humans(ctx, replicates=1, rounds=1500, tuning_rounds=300, warm_up=100, components=8)
     cost = {s.coords["method"][0]: s.values[0] for s in ctx.series if s.metric == "cost"}
     assert cost["oracle"] < cost["l2d_s_cost"]
+    assert cost["oracle"] < cost["random"]
+
+
+def test_votes_of_another_shape_are_refused(cache):
+    images, votes = tiny_cifar()
+    place_votes(cache, votes[:-1])
+    with pytest.raises(ValueError, match=r"shape \(199, 10\), expected \(200, 10\)"):
+        paper_scale.with_votes(images)
+
+
+def test_covertype_experiment(cache):
+    rng = np.random.default_rng(0)
+    rows = np.column_stack([rng.normal(size=(300, 54)).round(3), 1 + np.arange(300) % 7])
+    write_covertype(cache / "covertype" / "covtype.data.gz", rows)
+    ctx = Context(methods={"random": Control("random"), "oracle": Control("oracle")})
+    paper_scale.covertype(ctx, replicates=1, rounds=600, tuning_rounds=200, warm_up=50, components=8)
+    cost = {s.coords["method"][0]: s.values[0] for s in ctx.series if s.metric == "cost"}
     assert cost["oracle"] < cost["random"]

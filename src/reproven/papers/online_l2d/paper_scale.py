@@ -9,6 +9,7 @@ import gzip
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from reproven.data import provider
 from reproven.harness.context import Context
 from reproven.harness.errors import Blocked, require
 from reproven.papers.online_l2d.real import compare
-from reproven.papers.online_l2d.real_streams import oriented_gradients, whitened
+from reproven.papers.online_l2d.real_streams import oriented_gradients, specialists, whitened
 from reproven.papers.online_l2d.streams import Stream, schedule
 
 COVERTYPE = "covtype.data.gz"
@@ -50,29 +51,24 @@ def _placed(folder: str, name: str, source: str) -> Path:
     return path
 
 
-def covertype() -> tuple[np.ndarray, np.ndarray]:
+def covertype_rows() -> tuple[np.ndarray, np.ndarray]:
     """Covertype: 581,012 rows, 54 features scaled to unit variance, 7 classes."""
     path = _placed("covertype", COVERTYPE, "UCI repository, Covertype")
     with gzip.open(path, "rt") as file:
         rows = np.loadtxt(file, delimiter=",", dtype=np.float64, ndmin=2)
     if rows.shape[1] != COLUMNS + 1 or not np.isfinite(rows).all():
         raise ValueError(f"{path} has {rows.shape[1]} columns, expected {COLUMNS + 1} finite: fetch it again")
-    x, y = rows[:, :-1], rows[:, -1].astype(int)
+    x, y = rows[:, :-1], np.unique(rows[:, -1], return_inverse=True)[1]
     spread = x.std(axis=0)
     return x / np.where(spread > 0, spread, 1.0), y
 
 
-def cifar10h() -> HumanVotes:
-    """CIFAR-10's 10,000 test images with the votes of CIFAR-10H (Peterson et al. 2019), in the same order."""
+def with_votes(test: Any) -> HumanVotes:
+    """CIFAR-10's test images, an image set, with the votes of CIFAR-10H (Peterson et al. 2019), in its order."""
     path = _placed("cifar10h", VOTES, "github.com/jcpeterson/cifar-10h, folder data")
-    from reproven.data.images import cifar10  # type: ignore[attr-defined,unused-ignore]
-
-    test = cifar10().test
-    votes = np.load(path, allow_pickle=False)
-    if votes.shape != (len(test.targets), 10) or (votes < 0).any() or (votes.sum(axis=1) < 1).any():
-        raise ValueError(
-            f"{path} has shape {votes.shape}, expected ({len(test.targets)}, 10) counts: fetch it again"
-        )
+    votes, expected = np.load(path, allow_pickle=False), (len(test.targets), len(test.classes))
+    if votes.shape != expected or (votes < 0).any() or (votes.sum(axis=1) < 1).any():
+        raise ValueError(f"{path} has shape {votes.shape}, expected {expected} counts: fetch it again")
     grey = np.asarray(test.data, float).mean(axis=-1) / test.peak
     return HumanVotes(grey, np.asarray(test.targets), votes)
 
@@ -120,13 +116,22 @@ def human_stream(
     )  # fmt: skip
 
 
+def covertype(
+    ctx: Context, *, replicates: int, rounds: int, tuning_rounds: int, warm_up: int, components: int
+) -> None:
+    """E4 on Covertype with simulated specialists; measurements as in `real.real`."""
+    require("numba", "online_l2d")
+    x, y = covertype_rows()
+    make = partial(specialists, x, y, components=components, warm_up=warm_up)
+    compare(ctx, "covertype", make, replicates=replicates, rounds=rounds, tuning_rounds=tuning_rounds)
+
+
 def humans(
     ctx: Context, *, replicates: int, rounds: int, tuning_rounds: int, warm_up: int, components: int
 ) -> None:
-    """E4 at the paper's scale: defer to people on CIFAR-10; measurements as in `real.real`."""
+    """E4 with people: CIFAR-10's test images (the run's data set), experts from CIFAR-10H."""
     require("numba", "online_l2d")
-    for dataset in ctx.datasets:
-        data = ctx.dataset(dataset)
-        features = whitened(oriented_gradients(data.images), components)
-        make = partial(human_stream, data, features, warm_up=warm_up)
-        compare(ctx, dataset, make, replicates=replicates, rounds=rounds, tuning_rounds=tuning_rounds)
+    data = with_votes(ctx.dataset().test)
+    features = whitened(oriented_gradients(data.images), components)
+    make = partial(human_stream, data, features, warm_up=warm_up)
+    compare(ctx, "cifar10h", make, replicates=replicates, rounds=rounds, tuning_rounds=tuning_rounds)

@@ -15,6 +15,7 @@ class                 memory a graph              use
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Protocol
@@ -34,6 +35,7 @@ from reproven.papers.zero_one.graphs import (
 from reproven.papers.zero_one.products import PRECISIONS
 
 ROWS = 1024  # rows of a packed graph that are unpacked at a time
+SMALL = 512  # nodes up to which graphs are multiplied in batches of float matrices
 
 
 class Graphs(Protocol):
@@ -71,7 +73,11 @@ class MatrixGraphs:
         return self.adjacency.sum(1)
 
     def multiply(self, h: Tensor) -> Tensor:
-        return torch.matmul(_rows(self, h), self.adjacency).view(h.shape)
+        rows = _rows(self, h)
+        # A few columns multiply faster from the other side: 5.5 against 7.5 ms at n=2000, d=128.
+        narrow = 4 * rows.shape[1] <= self.n
+        product = (self.adjacency @ rows.mT).mT if narrow else rows @ self.adjacency
+        return product.reshape(h.shape)
 
     def dense(self) -> Tensor:
         return self.adjacency
@@ -257,9 +263,11 @@ class SparseGraphs:
         total = self.count * self.n
         offsets = torch.zeros(total + 1, dtype=torch.int64, device=h.device)
         torch.cumsum(torch.bincount(self.arcs[0], minlength=total), 0, out=offsets[1:])
-        matrix = torch.sparse_csr_tensor(
-            offsets, self.arcs[1], weights, (total, total), check_invariants=False
-        )
+        with warnings.catch_warnings():  # that compressed rows are "in beta state"
+            warnings.simplefilter("ignore", UserWarning)
+            matrix = torch.sparse_csr_tensor(
+                offsets, self.arcs[1], weights, (total, total), check_invariants=False
+            )
         nodes = _rows(self, h).movedim(2, 1).reshape(total, -1)
         return (matrix @ nodes).view(self.count, self.n, -1).movedim(1, 2).reshape(h.shape)
 
@@ -281,11 +289,11 @@ def erdos_renyi(
 
     Args:
         n: nodes, >= 1. r: edge probability in [0, 1].
-        keys: seeds in [0, 2**63); exactly one where ``n > TILE``.
+        keys: seeds in [0, 2**63); exactly one where ``n > SMALL``.
     """
-    if n > TILE:
+    if n > SMALL:
         if len(keys) != 1:
-            raise ValueError(f"n={n}: graphs of more than {TILE} nodes come one at a time, not {len(keys)}")
+            raise ValueError(f"n={n}: graphs of more than {SMALL} nodes come one at a time, not {len(keys)}")
         bits = erdos_renyi_bits(n, r, keys[0])
         return PackedGraph(bits, n, dtype=dtype, device=device, precision=precision)
     check_size(n)

@@ -15,9 +15,9 @@ from reproven.papers.zero_one.adjacency import Graphs
 from reproven.papers.zero_one.families import batches, sample_graphs
 from reproven.papers.zero_one.features import FeatureLaw, feature_law
 
-# A decision is repeated in float32 where the faster format leaves a logit as small as this (dossier, 3.5); the
-# format's own error is a hundred times smaller (tests/oracle/zero_one/test_networks.py).
-GUARD = 1e-3
+# A decision is repeated in float32 where the faster format leaves a logit as small as this. Its own error is below
+# 1e-5 for averages and below 1e-3 for sums, whose clip amplifies (tests/oracle/zero_one/test_networks.py).
+GUARD = 1e-2
 
 
 @dataclass(frozen=True)

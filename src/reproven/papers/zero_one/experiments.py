@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import defaultdict
 from typing import Any
 
 import torch
@@ -20,14 +22,15 @@ MARGIN = (
 def proportions(
     ctx: Context,
     *,
-    depth: list[int],
+    depth: int | list[int],
     n: list[int],
     graphs: int,
     models: int,
     full_models: int | None = None,
-    family: list[str] | None = None,
-    features: list[str] | None = None,
+    family: str | list[str] = "er_half",
+    features: str | list[str] = "uniform",
     official_depth: bool = False,
+    surrogate: bool = True,
 ) -> None:
     """Count the graphs that each random network puts into class 1. Section 3.4 of the dossier.
 
@@ -42,8 +45,11 @@ def proportions(
         full_models: of these, networks that run the full pass although a certified short cut exists; None: all.
         family: keys of `families.FAMILIES`. features: keys of `features.LAWS`.
         official_depth: give T = 1 two layers, as the released code does.
+        surrogate: compute the class that the feature mean alone would give.
     """
-    family, features = family or ["er_half"], features or ["uniform"]
+    depth = [depth] if isinstance(depth, int) else depth
+    family = [family] if isinstance(family, str) else family
+    features = [features] if isinstance(features, str) else features
     full = models if full_models is None else min(full_models, models)
     layers = {t: max(t, OFFICIAL_LEAST_LAYERS) if official_depth else t for t in depth}
     weights = {
@@ -51,98 +57,76 @@ def proportions(
         for name, network in ctx.methods.items()
         for t in depth
     }
-    columns = max(network.width for network in ctx.methods.values()) * models
-    work = sum(k**2 + 1e5 for k in n) * len(family)
-    done = 0.0
-    for graph_family in family:
-        for size in n:
-            table = _Table()
-            for sample in samples(ctx, graph_family, size, graphs, columns):
-                for law in features:
-                    for name, network in ctx.methods.items():
-                        x = sample.features(law, network.width)
-                        for t in depth:
-                            table.add(
-                                (law, name, t), *_evaluate(network, weights[name, t], models, full, sample, x)
-                            )
-                done += (size**2 + 1e5) * len(sample.numbers) / graphs
-                ctx.progress(done / work, f"{graph_family} n={size}")
-            for (law, name, t), columns_of in table.items():
-                where = {"method": name, "depth": t, "n": size, "family": graph_family, "features": law}
-                limit = getattr(ctx.methods[name], "limit_logits", None)
-                _record(ctx, columns_of, weights[name, t], limit, law, ctx.methods[name].width, where)
-
-
-class _Table(dict[Any, dict[str, list[Tensor]]]):
-    """(law, method, depth) -> column -> one tensor a batch of graphs."""
-
-    def add(self, key: Any, columns: dict[str, Tensor]) -> None:
-        for name, column in columns.items():
-            self.setdefault(key, {}).setdefault(name, []).append(column)
+    width = max(network.width for network in ctx.methods.values())
+    cost = [size**2 + 1e5 for size in n]
+    for step, (graph_family, size) in enumerate(itertools.product(family, n)):
+        found: dict[tuple[str, str, int], list[dict[str, Tensor]]] = defaultdict(list)
+        for sample in samples(ctx, graph_family, size, graphs, width * models):
+            for law, (name, network) in itertools.product(features, ctx.methods.items()):
+                x = sample.features(law, network.width)
+                for t in depth:
+                    columns = _evaluate(network, weights[name, t], models, full, sample, x, surrogate)
+                    found[law, name, t].append(columns)
+            part = step % len(n)
+            here = sum(cost[:part]) + cost[part] * (sample.numbers[-1] + 1) / graphs
+            done = (step // len(n) + here / sum(cost)) / len(family)
+            ctx.progress(done, f"{graph_family} n={size}")
+        for (law, name, t), batches in found.items():
+            columns = {k: torch.cat([batch[k] for batch in batches]) for k in batches[0]}
+            where = {"method": name, "depth": t, "n": size, "family": graph_family, "features": law}
+            _record(ctx, ctx.methods[name], weights[name, t], columns, law, where)
 
 
 def _evaluate(
-    network: Any, weights: Any, models: int, full: int, sample: Sample, x: Tensor
-) -> tuple[dict[str, Tensor]]:
-    """Return logits (graphs, models), and what else can be said about these graphs."""
-    columns = {}
+    network: Any, weights: Any, models: int, full: int, sample: Sample, x: Tensor, surrogate: bool
+) -> dict[str, Tensor]:
+    """Return columns with one row a graph: logits (graphs, models), and what else can be said."""
+    columns: dict[str, Tensor] = {}
     if hasattr(network, "linear_logits"):
         logits, certified = network.linear_logits(weights, sample.graphs, x)
         certified = certified.expand_as(logits)
         run = sorted({*range(full), *(~certified).any(0).nonzero()[:, 0].tolist()})
+        error, differ = logits.new_zeros(len(logits)), logits.new_zeros(len(logits))
         if run:
             exact = all_logits(network, network.select(weights, run), len(run), sample, x)
-            # Compared on the graphs where the short cut is certified.
-            columns["error"] = (exact - logits[:, run]).abs().masked_fill(~certified[:, run], 0).amax(1)
-            differ = (exact > 0) != (logits[:, run] > 0)
-            columns["differ"] = (differ & certified[:, run]).sum(1)
+            # Compared where the short cut is certified; what it does not certify is always run in full.
+            error = (exact - logits[:, run]).abs().masked_fill(~certified[:, run], 0).amax(1)
+            differ = (((exact > 0) != (logits[:, run] > 0)) & certified[:, run]).sum(1)
             logits[:, run] = exact
+        columns |= {"shortcut_error": error, "shortcut_disagreements": differ}
     else:
         logits = all_logits(network, weights, models, sample, x)
-    columns["logits"] = logits
-    if getattr(network, "limit_logits", None) is not None:
+    if surrogate and getattr(network, "limit_logits", None) is not None:
         columns["surrogate"] = network.limit_logits(weights, x.mean(-1, dtype=torch.float64))
-    return (columns,)
+    return {"logits": logits, **columns}
 
 
 def _record(
-    ctx: Context,
-    columns: dict[str, list[Tensor]],
-    weights: Any,
-    limit: Any,
-    law: str,
-    width: int,
-    where: dict[str, Any],
+    ctx: Context, network: Any, weights: Any, columns: dict[str, Tensor], law: str, where: dict[str, Any]
 ) -> None:
-    logits = torch.cat(columns["logits"])
+    logits = columns["logits"]
     if not torch.isfinite(logits).all():
-        raise FloatingPointError(
-            f"non-finite logits of {where['method']} at n={where['n']}, depth {where['depth']}"
-        )
+        raise FloatingPointError(f"logits of {where['method']} are not finite at n={where['n']}, {where}")
     ones = logits > 0
     p = ones.double().mean(0)
-    models = range(logits.shape[1])
     minority = torch.minimum(p, 1 - p)
-    ctx.record_many("proportion", p, unit="1", model=models, **where)
-    ctx.record_many("minority_fraction", minority, unit="1", direction="lower", model=models, **where)
-    ctx.record_many(
-        "unanimous", (minority == 0).double(), unit="1", direction="higher", model=models, **where
-    )
-    if limit is not None:
-        surrogate = torch.cat(columns["surrogate"])
-        agree = ((surrogate > 0) == ones).double().mean(0)
-        ctx.record_many("surrogate_agreement", agree, unit="1", direction="higher", model=models, **where)
-        mean = torch.full((width,), feature_law(law).mean, dtype=torch.float64, device=logits.device)
-        end = limit(weights, mean)
-        clear = (end.abs() > MARGIN * logits.std(0)).nonzero()[:, 0].tolist() if len(logits) > 1 else []
-        same = ((p > 0.5) == (end > 0)).double()
+    models = range(logits.shape[1])
+
+    def record(metric: str, values: Tensor, direction: str, models: Any = models) -> None:
+        ctx.record_many(metric, values.double().cpu(), unit="1", direction=direction, model=models, **where)
+
+    record("proportion", p, "")
+    record("minority_fraction", minority, "lower")
+    record("unanimous", minority == 0, "higher")
+    if "surrogate" in columns:
+        record("surrogate_agreement", ((columns["surrogate"] > 0) == ones).double().mean(0), "higher")
+    if getattr(network, "limit_logits", None) is not None and len(logits) > 1:
+        mean = torch.full((network.width,), feature_law(law).mean, dtype=torch.float64, device=logits.device)
+        limit = network.limit_logits(weights, mean)
+        clear = (limit.abs() > MARGIN * logits.std(0)).nonzero()[:, 0].tolist()
         if clear:
-            ctx.record_many(
-                "limit_agreement", same[clear], unit="1", direction="higher", model=clear, **where
-            )
-    if "error" in columns:
-        ctx.record(
-            "shortcut_error", torch.cat(columns["error"]).max().item(), unit="1", direction="lower", **where
-        )
-        count = torch.cat(columns["differ"]).sum().item()
-        ctx.record("shortcut_disagreements", count, unit="graphs", direction="lower", **where)
+            record("limit_agreement", ((p > 0.5) == (limit > 0))[clear], "higher", clear)
+    if "shortcut_error" in columns:
+        error, differ = columns["shortcut_error"].max(), columns["shortcut_disagreements"].sum()
+        ctx.record("shortcut_error", error.item(), unit="1", direction="lower", **where)
+        ctx.record("shortcut_disagreements", differ.item(), unit="graphs", direction="lower", **where)

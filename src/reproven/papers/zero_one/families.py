@@ -10,6 +10,7 @@ import torch
 
 from reproven.papers.zero_one import graphs as samplers
 from reproven.papers.zero_one.adjacency import (
+    SMALL,
     Graphs,
     MatrixGraphs,
     PackedGraph,
@@ -58,7 +59,7 @@ def _binary(adjacency: Callable[[int, int], np.ndarray]) -> Family:
     small = _matrix(adjacency)
 
     def sample(n: int, keys: Sequence[int], dtype: torch.dtype, device: str, precision: str) -> Graphs:
-        if n <= samplers.TILE:
+        if n <= SMALL:
             return small(n, keys, dtype, device, precision)
         (key,) = keys
         matrix = adjacency(n, key)
@@ -114,7 +115,7 @@ def sample_graphs(
     Args:
         family: a key of `FAMILIES`.
         n: nodes, >= 1; ``virtual_node`` adds one.
-        keys: seeds in [0, 2**63); one at a time where ``n > graphs.TILE`` (see `batches`).
+        keys: seeds in [0, 2**63); one at a time where ``n > adjacency.SMALL`` (see `batches`).
     """
     if family not in FAMILIES:
         raise ValueError(f"graph family {family!r} is unknown; choose one of {', '.join(FAMILIES)}")
@@ -128,5 +129,5 @@ def batches(count: int, n: int, columns: int, *, entries: int = 2**24) -> list[r
     Args:
         columns: features of all models together.
     """
-    size = 1 if n > samplers.TILE else max(1, min(count, entries // (n * max(n, columns))))
+    size = 1 if n > SMALL else max(1, min(count, entries // (n * max(n, columns))))
     return [range(first, min(first + size, count)) for first in range(0, count, size)]

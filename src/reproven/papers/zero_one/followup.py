@@ -14,6 +14,7 @@ from reproven.harness.errors import Blocked
 from reproven.papers.zero_one.adjacency import SparseGraphs
 from reproven.papers.zero_one.sampling import Sample, samples
 
+GROUP = 5  # graphs behind one standard deviation
 TIGER_SCALE = 30.0  # features of the road networks are 30 U(0,1)
 
 
@@ -22,8 +23,9 @@ def constant_outputs(
 ) -> None:
     """Measure mean and spread of the class probabilities over graphs. [follow-up code]
 
-    Records per model: ``class_mean`` and ``class_sd`` per class, ``mean_class_sd`` (over classes), and
-    ``distance_sd``, the standard deviation of the Euclidean distance between an output vector and their mean.
+    Records per model: ``class_mean`` and ``class_sd`` per class, and ``distance_sd``, the standard deviation of the
+    Euclidean distance between an output vector and their mean. For intervals also ``group_sd``, the standard
+    deviation over the five graphs of a group, averaged over classes and models: groups are independent.
 
     Args:
         family: a key of `families.FAMILIES`. n: sizes. graphs: graphs a size. models: random networks.
@@ -98,6 +100,7 @@ def _record(ctx: Context, outputs: torch.Tensor, where: dict[str, Any]) -> None:
     model, label = np.repeat(np.arange(models), classes), np.tile(np.arange(classes), models)
     for metric, values in (("class_mean", mean), ("class_sd", sd)):
         ctx.record_many(metric, values.flatten(), unit="1", model=model, label=label, **where)
-    ctx.record_many("mean_class_sd", sd.mean(1), unit="1", direction="lower", model=range(models), **where)
+    groups = outputs[: len(outputs) // GROUP * GROUP].unflatten(0, (-1, GROUP)).std(1).mean((1, 2))
+    ctx.record_many("group_sd", groups, unit="1", direction="lower", group=range(len(groups)), **where)
     distance = (outputs - mean).norm(dim=-1)
     ctx.record_many("distance_sd", distance.std(0), unit="1", direction="lower", model=range(models), **where)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from reproven.harness.context import Context
-from reproven.papers.zero_one.adjacency import Graphs
+from reproven.papers.zero_one.adjacency import SMALL, Graphs
 from reproven.papers.zero_one.curves import guarded_logits
 from reproven.papers.zero_one.families import batches, sample_graphs
 from reproven.papers.zero_one.features import feature_law
@@ -51,7 +51,8 @@ def samples(
         columns: features of all models together, for the size of a batch.
         fast: let the processor choose the number format of products with large graphs.
     """
-    precision = fastest_precision(ctx.device) if fast and ctx.dtype == "float32" else "float32"
+    choose = fast and ctx.dtype == "float32" and n > SMALL
+    precision = fastest_precision(ctx.device) if choose else "float32"
     for numbers in batches(graphs, n, columns):
         keys = [ctx.derive("graphs", family=family, n=n, graph=g) for g in numbers]
         sampled = sample_graphs(

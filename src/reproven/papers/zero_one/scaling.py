@@ -67,24 +67,24 @@ def finite_size(
         ctx.progress((done + 1) / len(n), f"n={size}")
     for name, network in ctx.methods.items():
         for t in depth:
-            found = np.stack([torch.cat(logits[name, t, size]).cpu().numpy() for size in n])
-            w = weights[name, t]
+            table = np.stack([torch.cat(logits[name, t, size]).cpu().numpy() for size in n])
+            w, sizes = weights[name, t], np.array(n)
+            where = {"method": name, "depth": t, "features": features}
             m = limit_logits(network, w, features).cpu().numpy()
             s = logit_scale(network, w, features).cpu().numpy()
-            delta = class_probability(np.array(n)[:, None], m, s)
-            without_graph = [
-                surrogate_probability(
-                    network, w, size, features, draws=draws, generator=ctx.torch_generator("means", n=size)
-                )
-                for size in n
-            ]
-            where = {"method": name, "depth": t, "features": features}
-            _record_spread(ctx, found, np.array(n), m, s, where)
+            _record_spread(ctx, table, sizes, m, s, where)
+            delta = class_probability(sizes[:, None], m, s)
             star = decision_size(network, w, features, DECIDED_BY)
-            _record_law(ctx, found, np.array(n), delta, star, np.inf, {"law": "delta", **where})
-            counts = np.array(without_graph)
-            star = np.array([fitted_decision_size(np.array(n), draws * p, draws) for p in counts.T])
-            _record_law(ctx, found, np.array(n), counts, star, draws, {"law": "surrogate", **where})
+            _record_law(ctx, table, sizes, delta, star, np.inf, {"law": "delta", **where})
+            rngs = [ctx.torch_generator("means", n=size) for size in n]
+            surrogate = np.stack(
+                [
+                    surrogate_probability(network, w, size, features, draws=draws, generator=rng)
+                    for size, rng in zip(n, rngs, strict=True)
+                ]
+            )
+            star = np.array([fitted_decision_size(sizes, draws * p, draws) for p in surrogate.T])
+            _record_law(ctx, table, sizes, surrogate, star, draws, {"law": "surrogate", **where})
 
 
 def _logits(network: Any, weights: Any, models: int, sample: Sample, x: torch.Tensor) -> torch.Tensor:

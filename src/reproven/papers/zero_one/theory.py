@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from reproven.harness.context import Context
-from reproven.papers.zero_one.adjacency import PackedGraph, StreamedGraph
+from reproven.papers.zero_one.adjacency import Graphs, PackedGraph, StreamedGraph
+from reproven.papers.zero_one.experiments import OFFICIAL_LEAST_LAYERS
 from reproven.papers.zero_one.families import sample_graphs
 from reproven.papers.zero_one.features import feature_law
 from reproven.papers.zero_one.first_order import PROPERTIES
@@ -82,10 +83,11 @@ def concentration(
 ) -> None:
     """Measure how fast all nodes, and the pooled state, reach the limit ``z_T`` (Z3, Z4, Z6).
 
-    Records per model, averaged over graphs: ``node_deviation``, the largest ``|x_v - z_T|`` over the largest
-    ``|z_T|``, and the same over ``sqrt(log n)`` as ``node_deviation_scaled``; ``pooled_deviation``,
-    ``|mean x - z_T| / |z_T|``; ``at_limit``, the share of (node, coordinate) entries equal to ``z_T``;
-    ``clipped``, the share of entries of all layers that an activation bound cuts; ``largest_state``.
+    Records per graph, averaged over models (which share the graph): ``node_deviation``, the largest
+    ``|x_v - z_T|`` over the largest ``|z_T|``, and the same over ``sqrt(log n)`` as ``node_deviation_scaled``;
+    ``pooled_deviation``, ``|mean x - z_T| / |z_T|``; ``at_limit``, the share of (node, coordinate) entries equal
+    to ``z_T``; ``clipped``, the share of entries of all layers at the activation's bound; ``largest_state``, the
+    maximum over models.
 
     Args:
         depth: values of T (true depth). n: sizes. graphs: graphs a size. models: random networks a depth.
@@ -96,58 +98,44 @@ def concentration(
             raise ValueError(
                 f"method {name!r} offers no node states and limit; concentration cannot be measured"
             )
-    law = feature_law(features)
     columns = max(network.width for network in ctx.methods.values()) * models
     weights = {
         (name, t): draw(ctx, network, t, models) for name, network in ctx.methods.items() for t in depth
     }
     for done, size in enumerate(n):
-        sums: dict[tuple[str, int], dict[str, Tensor]] = {}
         for sample in samples(ctx, "er_half", size, graphs, columns, fast=False):
-            for name, network in ctx.methods.items():
+            for (name, t), w in weights.items():
+                network = ctx.methods[name]
                 x = sample.features(features, network.width)
-                mean = torch.full((network.width,), law.mean, dtype=torch.float64, device=x.device)
-                for t in depth:
-                    found = _deviations(network, weights[name, t], sample.graphs, x, mean)
-                    total = sums.setdefault((name, t), {})
-                    for metric, value in found.items():  # (graphs, models)
-                        add = value.amax(0) if metric == "largest_state" else value.sum(0) / graphs
-                        old = total.get(metric)
-                        total[metric] = (
-                            add
-                            if old is None
-                            else (torch.maximum(old, add) if metric == "largest_state" else old + add)
-                        )
-        for (name, t), total in sums.items():
-            where: dict[str, Any] = {"method": name, "depth": t, "n": size, "features": features}
-            total["node_deviation_scaled"] = total["node_deviation"] / math.sqrt(math.log(size))
-            for metric, values in total.items():
-                ctx.record_many(metric, values.double().cpu(), unit="1", model=range(models), **where)
+                mean = torch.full((network.width,), feature_law(features).mean, dtype=torch.float64)
+                found = _deviations(network, w, sample.graphs, x, mean.to(x.device))
+                found["node_deviation_scaled"] = found["node_deviation"] / math.sqrt(math.log(size))
+                where: dict[str, Any] = {"method": name, "depth": t, "n": size, "features": features}
+                for metric, values in found.items():
+                    ctx.record_many(metric, values.double().cpu(), unit="1", graph=sample.numbers, **where)
         ctx.progress((done + 1) / len(n), f"n={size}")
 
 
-def _deviations(network: Any, weights: Any, graphs: Any, x: Tensor, mean: Tensor) -> dict[str, Tensor]:
-    """Return columns (graphs, models)."""
+def _deviations(network: Any, weights: Any, graphs: Graphs, x: Tensor, mean: Tensor) -> dict[str, Tensor]:
+    """Return columns (graphs,)."""
     bounded = getattr(network, "activation", "") == "clip"
-    clipped, largest, layers = torch.zeros(1), torch.zeros(1), 0
+    clipped, largest = [], []
     with torch.no_grad():
         for h in network.states(weights, graphs, x):
             size = h.abs()
-            largest = torch.maximum(largest, size.amax((2, 3)))
-            if bounded:
-                clipped = clipped + (size >= network.bound).double().mean((2, 3))
-            layers += 1
+            largest.append(size.amax((1, 2, 3)))
+            clipped.append((size >= network.bound).double().mean((1, 2, 3)) if bounded else largest[-1])
         for z in network.limit_states(weights, mean):
             limit = z
     pooled = h.mean(-1, dtype=torch.float64)
     gap = (h.double() - limit[..., None]).abs()
-    return {
-        "node_deviation": gap.amax((2, 3)) / limit.abs().amax(-1),
-        "pooled_deviation": (pooled - limit).norm(dim=-1) / limit.norm(dim=-1),
-        "at_limit": (gap < 1e-6).double().mean((2, 3)),
-        "largest_state": largest,
-        **({"clipped": clipped / layers} if bounded else {}),
+    columns = {
+        "node_deviation": (gap.amax((2, 3)) / limit.abs().amax(-1)).mean(1),
+        "pooled_deviation": ((pooled - limit).norm(dim=-1) / limit.norm(dim=-1)).mean(1),
+        "at_limit": (gap < 1e-6).double().mean((1, 2, 3)),
+        "largest_state": torch.stack(largest).amax(0),
     }
+    return columns | {"clipped": torch.stack(clipped).mean(0)} if bounded else columns
 
 
 def first_order(ctx: Context, *, n: list[int], graphs: int) -> None:
@@ -167,8 +155,6 @@ def first_order(ctx: Context, *, n: list[int], graphs: int) -> None:
 
 def layer_count(ctx: Context, *, depth: list[int]) -> None:
     """Record how many layers a network called T has: with the released code's rule and without."""
-    from reproven.papers.zero_one.experiments import OFFICIAL_LEAST_LAYERS
-
     for name, network in ctx.methods.items():
         for t in depth:
             for rule, layers in (("official", max(t, OFFICIAL_LEAST_LAYERS)), ("true", t)):
