@@ -220,7 +220,9 @@ def test_ratios_are_geometric():
     low, high = intervals.mean_interval(np.log([2.0, 8.0, 4.0]), 0.95)
     found = decide("ratio_at_least", data, bound=0.5, axis="method", a="a", b="b")
     assert found.verdict == "holds"
-    assert (found.ours, found.ci_low, found.ci_high) == pytest.approx((4, math.exp(low), math.exp(high)), rel=1e-9)
+    assert (found.ours, found.ci_low, found.ci_high) == pytest.approx(
+        (4, math.exp(low), math.exp(high)), rel=1e-9
+    )
     assert decide("ratio_at_most", data, bound=0.5, axis="method", a="a", b="b").verdict == "violated"
     itself = decide("ratio_at_least", seeds([2, 8, 4]), bound=0.5)
     assert itself.ours == pytest.approx(4, rel=1e-12)
@@ -328,7 +330,9 @@ def test_a_zero_of_one_seed_does_not_spoil_the_slope_of_means():
 
 def test_exact_tests_look_at_every_row():
     data = rows([0.0, 0.0, 1.0, 0.0], seed=[0, 0, 1, 1], replicate=[0, 1, 0, 1])
-    assert decide("all_at_most", data, bound=0.5).verdict == "violated"  # though every seed's mean is at most 0.5
+    assert (
+        decide("all_at_most", data, bound=0.5).verdict == "violated"
+    )  # though every seed's mean is at most 0.5
     found = decide("all_at_most", data, bound=1.0)
     assert (found.verdict, found.ours, found.ci_low, found.ci_high, found.n) == ("holds", 1.0, 1.0, 1.0, 4)
     assert found.samples == {"seed=0": 0.0, "seed=1": 1.0}

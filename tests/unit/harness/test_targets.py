@@ -125,7 +125,13 @@ def test_an_entry_must_be_a_mapping():
 
 @pytest.mark.parametrize(
     ("value", "number", "rounding"),
-    [(0.1, 0.1, 0.0), ("0.10", 0.1, 0.005), (".144", 0.144, 0.0005), ("3", 3.0, 0.0), ("1.5e-3", 0.0015, 5e-5)],
+    [
+        (0.1, 0.1, 0.0),
+        ("0.10", 0.1, 0.005),
+        (".144", 0.144, 0.0005),
+        ("3", 3.0, 0.0),
+        ("1.5e-3", 0.0015, 5e-5),
+    ],
 )
 def test_digits_count_only_where_the_file_keeps_them(value, number, rounding):
     (target,) = load({**VALUE, "value": value})

@@ -47,7 +47,13 @@ def verdict(target, data, tier="cpu", absent=None):
 def test_a_claim_and_its_row():
     row = verdict(claim(), frame([0.1, 0.2, 0.3], run=["r2", "r1", "r2"]))
     low, high = intervals.mean_interval([0.1, 0.2, 0.3], 0.99)
-    assert (row.verdict, row.n, row.method, row.dataset, row.runs) == ("inconclusive", 3, "bl", "", ("r1", "r2"))
+    assert (row.verdict, row.n, row.method, row.dataset, row.runs) == (
+        "inconclusive",
+        3,
+        "bl",
+        "",
+        ("r1", "r2"),
+    )
     assert (row.ours, row.ci_low, row.ci_high) == pytest.approx((0.2, low, high), rel=1e-9)
     assert row.samples == {"seed=0": 0.1, "seed=1": 0.2, "seed=2": 0.3}
 
@@ -71,7 +77,7 @@ def test_all_groups_of_a_claim_are_right_together_in_99_of_100_worlds():
     assert wrong <= 7  # 1 expected, as only one side violates; without shares of the error it would be 10
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.floats(-10, 10), min_size=1, max_size=12),
     st.floats(-10, 10),
@@ -287,9 +293,11 @@ def test_the_last_printed_digit_is_known_to_half_a_unit():
 def test_a_rate_that_never_moved_may_move_in_a_repeat():
     zeros = frame([0.0] * 10, unit="1")
     assert verdict(value(0.003, margin=0.05, seeds=10), zeros).verdict == "inconclusive"
-    many = frame([0.0] * 400, unit="1")
-    assert verdict(value(0.003, margin=0.2, seeds=10), many).verdict == "reproduced"
-    assert verdict(value(0.9, margin=0.2, seeds=10), many).verdict == "deviates"
+    more = frame([0.0] * 30, unit="1")
+    assert verdict(value(0.003, margin=0.05, seeds=10), more).verdict == "reproduced"
+    assert verdict(value(0.9, margin=0.05, seeds=10), more).verdict == "deviates"
+    # one of ten not zero has a chance of 1 % where none of 400 was
+    assert verdict(value(0.003, margin=0.05, seeds=10), frame([0.0] * 400, unit="1")).verdict == "deviates"
     counts = frame([0.0] * 10, unit="count")
     assert verdict(value(0.0, margin=0.05, seeds=10), counts).verdict == "reproduced"
     assert verdict(value(1.0, margin=0.05, seeds=10), counts).verdict == "deviates"
