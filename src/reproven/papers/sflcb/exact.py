@@ -1,0 +1,252 @@
+"""Exact evaluators: lower-level solves, repair, infeasibility certificates, relaxation bounds, global optima.
+
+A strongly convex quadratic lower level is solved directly, through least-distance programming: with
+``H = L L^T`` and ``s = L^T y - L^{-1} c``, ``min 1/2 y^T H y - c^T y, A y <= d`` becomes
+``min |s|, G s >= e``, which one non-negative least-squares problem solves or proves infeasible.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg as sla
+import scipy.optimize as so
+import scipy.sparse as sp
+
+from reproven.harness.errors import require
+
+
+class Infeasible(ValueError):
+    """Y(x) is empty: no y satisfies the constraints of the lower level."""
+
+
+@dataclass(frozen=True)
+class LowerSolution:
+    """Exact lower-level response: y (dy,), multipliers (dh,) >= 0, and h(x, y) (dh,) at it."""
+
+    y: np.ndarray
+    multipliers: np.ndarray
+    residual: np.ndarray
+
+    def active(self, tolerance: float = 1e-9) -> np.ndarray:
+        """Return the rows with a positive multiplier."""
+        return np.flatnonzero(self.multipliers > tolerance)
+
+    @property
+    def margin(self) -> float:
+        """Strict-complementarity margin: the smallest max(multiplier, slack) over the rows."""
+        return float(np.maximum(self.multipliers, -self.residual).min())
+
+
+class ConvexQP:
+    """``argmin_y 1/2 y^T H y - c^T y`` subject to ``A y <= d``, for fixed H (positive definite) and A.
+
+    Args: hessian (dy, dy), a (dh, dy). Raises ValueError when H is not positive definite.
+    Source: Lawson and Hanson, Solving Least Squares Problems, ch. 23 (least-distance programming).
+    """
+
+    def __init__(self, hessian: np.ndarray, a: np.ndarray) -> None:
+        try:
+            low = np.linalg.cholesky(hessian)
+        except np.linalg.LinAlgError:
+            smallest = float(np.linalg.eigvalsh(hessian)[0])
+            raise ValueError(
+                f"the lower level is not strongly convex: smallest eigenvalue {smallest:.3g} of its Hessian"
+            ) from None
+        self.a = a
+        self._inverse = np.linalg.inv(hessian)
+        self._spread = a @ self._inverse  # A H^{-1}: moves of A y a unit of c
+        self._gram = self._spread @ a.T  # A H^{-1} A^T, the Hessian of the dual
+        self._g = -sla.solve_triangular(low, a.T, lower=True).T
+
+    def solve(self, c: np.ndarray, d: np.ndarray) -> LowerSolution:
+        """Return the solution; raises `Infeasible`, naming the worst row and the smallest violation possible."""
+        excess = self._spread @ c - d
+        multipliers = np.zeros(len(d))
+        if excess.max() > 0:
+            found = least_distance(self._g, self._gram, excess)
+            if found is None:
+                violation, row = smallest_violation(self.a, d)
+                raise Infeasible(
+                    f"Y(x) is empty: every y violates some row by at least {violation:.3g} (row {row} binds); "
+                    "repair x so that B x + A y <= b has a solution"
+                )
+            multipliers = found
+        y = self._inverse @ (c - self.a.T @ multipliers)
+        return LowerSolution(y, multipliers, self.a @ y - d)
+
+
+def least_distance(g: np.ndarray, gram: np.ndarray, e: np.ndarray) -> np.ndarray | None:
+    """Return the multipliers of ``argmin |s|, G s >= e`` (s = G^T multipliers), None when no s satisfies the rows.
+
+    Args: g (m, n), gram = G G^T (m, m), e (m,) with a positive entry.
+    """
+    scale = float(np.abs(e).max())
+    stacked = np.vstack([g.T, e[None] / scale])
+    target = np.zeros(len(stacked))
+    target[-1] = 1.0
+    weights, distance = so.nnls(stacked, target, maxiter=20 * len(e) + 200)
+    last = 1.0 - float(stacked[-1] @ weights)
+    if distance < 1e-9 or last < 1e-14:
+        return None
+    # Solving again on the support removes the cancellation in `last`.
+    support = np.flatnonzero(weights > 0)
+    try:
+        exact = np.linalg.solve(gram[np.ix_(support, support)], e[support])
+    except np.linalg.LinAlgError:
+        return scale * weights / last
+    multipliers = np.zeros(len(e))
+    multipliers[support] = exact
+    if np.all(exact >= 0) and np.all(gram @ multipliers >= e - 1e-9 * scale):
+        return multipliers
+    return scale * weights / last
+
+
+def smallest_violation(a: np.ndarray, d: np.ndarray) -> tuple[float, int]:
+    """Return ``min_y max_i (a_i y - d_i)`` and the row with the largest dual weight, by linear programming."""
+    rows, columns = a.shape
+    cost = np.r_[np.zeros(columns), 1.0]
+    answer = so.linprog(
+        cost, A_ub=np.c_[a, -np.ones(rows)], b_ub=d, bounds=[(None, None)] * (columns + 1), method="highs"
+    )
+    return float(answer.fun), int(np.argmax(-answer.ineqlin.marginals))
+
+
+def conic_qp(
+    p: sp.spmatrix, q: np.ndarray, a_eq: sp.spmatrix, b_eq: np.ndarray, a_ub: sp.spmatrix, b_ub: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, float, str]:
+    """Return (x, multipliers of eq then ub, value, status) of ``min 1/2 x^T P x + q^T x`` with Clarabel.
+
+    status is ``"solved"``, ``"infeasible"`` or Clarabel's own word. The value returned is the dual
+    objective, a lower bound up to the solver's 1e-9 feasibility.
+    """
+    require("clarabel", "sflcb")
+    import clarabel
+
+    settings = clarabel.DefaultSettings()
+    settings.verbose = False
+    settings.max_threads = 1
+    settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = 1e-10
+    cones = [clarabel.ZeroConeT(len(b_eq)), clarabel.NonnegativeConeT(len(b_ub))]
+    solver = clarabel.DefaultSolver(
+        sp.triu(p, format="csc"), q, sp.vstack([a_eq, a_ub], format="csc"), np.r_[b_eq, b_ub], cones, settings
+    )
+    answer = solver.solve()
+    status = str(answer.status)
+    word = {"Solved": "solved", "AlmostSolved": "solved", "PrimalInfeasible": "infeasible"}.get(
+        status, status
+    )
+    return np.asarray(answer.x), np.asarray(answer.z), float(answer.obj_val_dual), word
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Bounds ``lower <= min Phi <= upper`` with the x that attains `upper`, and the nodes looked at."""
+
+    lower: float
+    upper: float
+    x: np.ndarray
+    nodes: int
+
+    @property
+    def closed(self) -> bool:
+        """True when the bounds agree to 1e-6 of the value: x is a certified global optimum."""
+        return self.upper - self.lower <= 1e-6 * max(1.0, abs(self.upper))
+
+
+@dataclass(frozen=True)
+class KKTProgram:
+    """A bilevel problem with quadratic levels as one program with complementarity.
+
+    ``min 1/2 w^T P w + q^T w + constant`` over w = (x, y, lambda) subject to ``E w = r`` (lower-level
+    stationarity), ``s = b - B x - A y >= 0``, ``lambda >= 0``, ``lambda_i s_i = 0``. `slack` (dh, n) and
+    `slack_rhs` (dh,) give ``s = slack_rhs - slack w``; the multipliers are the last dh entries of w.
+    """
+
+    p: sp.spmatrix
+    q: np.ndarray
+    constant: float
+    e: sp.spmatrix
+    r: np.ndarray
+    slack: sp.spmatrix
+    slack_rhs: np.ndarray
+
+    @property
+    def rows(self) -> int:
+        """Number of complementarity pairs."""
+        return len(self.slack_rhs)
+
+    def relaxation(
+        self, active: tuple[int, ...], inactive: tuple[int, ...]
+    ) -> tuple[float, np.ndarray | None]:
+        """Return bound and point with rows `active` held at s = 0, `inactive` at lambda = 0, others free.
+
+        With both empty it is the relaxation that drops complementarity. Infeasible gives (inf, None).
+        """
+        n, m = self.p.shape[0], self.rows
+        lam = sp.csr_matrix((-np.ones(m), (np.arange(m), np.arange(n - m, n))), shape=(m, n))
+        free_s = [i for i in range(m) if i not in active]
+        free_l = [i for i in range(m) if i not in inactive]
+        equal = [self.e] + [self.slack[list(active)]] * bool(active) + [lam[list(inactive)]] * bool(inactive)
+        rhs = np.r_[self.r, self.slack_rhs[list(active)], np.zeros(len(inactive))]
+        upper = sp.vstack([self.slack[free_s], lam[free_l]]) if free_s or free_l else sp.csr_matrix((0, n))
+        limits = np.r_[self.slack_rhs[free_s], np.zeros(len(free_l))]
+        w, _, value, status = conic_qp(self.p, self.q, sp.vstack(equal), rhs, upper, limits)
+        if status == "infeasible":
+            return np.inf, None
+        return value + self.constant, w
+
+
+def certify(
+    program: KKTProgram, phi, dx: int, *, tolerance: float = 1e-8, node_limit: int = 4000
+) -> Certificate:
+    """Return the global optimum by enumerating active sets, pruned by bounds (best first).
+
+    Each node is a convex quadratic program; a row is branched into ``s_i = 0`` and ``lambda_i = 0``.
+
+    Args:
+        phi: x (dx,) -> Phi(x) at the exact lower-level response, the upper bounds.
+        tolerance: relative gap at which a node is pruned.
+        node_limit: nodes after which the open bound is returned as it stands (`closed` is then False).
+    Source: the certificate of the test bed, reconstructed; `enumerate_active_sets` is its plain twin.
+    """
+    bound, w = program.relaxation((), ())
+    if w is None:
+        raise Infeasible("the relaxation without complementarity has no solution: no x has a non-empty Y(x)")
+    best_x = w[:dx]
+    best = float(phi(best_x))
+    order = itertools.count()
+    heap: list = [(bound, next(order), (), (), w)]
+    nodes, lower = 1, bound
+    while heap and nodes < node_limit:
+        lower, _, active, inactive, w = heapq.heappop(heap)
+        if lower >= best - tolerance * max(1.0, abs(best)):
+            return Certificate(min(lower, best), best, best_x, nodes)
+        s = program.slack_rhs - program.slack @ w
+        lam = w[len(w) - program.rows :]
+        product = np.minimum(s, lam)
+        product[list(active) + list(inactive)] = -np.inf
+        row = int(np.argmax(product))
+        if product[row] == -np.inf:
+            continue
+        for extended in (((*active, row), inactive), (active, (*inactive, row))):
+            bound, w_child = program.relaxation(*extended)
+            nodes += 1
+            if w_child is None or bound >= best - tolerance * max(1.0, abs(best)):
+                continue
+            value = float(phi(w_child[:dx]))
+            if value < best:
+                best, best_x = value, w_child[:dx]
+            heapq.heappush(heap, (bound, next(order), *extended, w_child))
+    lower = min([best] + [entry[0] for entry in heap])
+    return Certificate(lower, best, best_x, nodes)
+
+
+def enumerate_active_sets(program: KKTProgram) -> float:
+    """Return the global optimum as the least value over all 2^dh active sets (plain twin of `certify`)."""
+    rows = range(program.rows)
+    sets = itertools.chain.from_iterable(itertools.combinations(rows, k) for k in range(program.rows + 1))
+    return min(program.relaxation(s, tuple(i for i in rows if i not in s))[0] for s in sets)
