@@ -85,7 +85,8 @@ def _gather_tier(
         both = [*planned, *others]
         if not both:
             continue
-        everything = frame(both)
+        # A run whose budget two tiers share is one run; here it speaks for the tier that asks.
+        everything = frame(both).assign(tier=tier, hardware=hardware)
         ids = {r.run_id for r in runs}
         planned_data.append(everything[everything["run"].isin(ids)])
         before = findings.data.get(experiment)
