@@ -132,7 +132,7 @@ def _against(
 ) -> Decision:
     """Compare a statistic of each group with an allowed range; the level is shared between the groups."""
     level = 1 - (1 - confidence) / len(grouped)
-    bar = " and ".join(f"{s} {b:.6g}" for s, b in ((">=", floor), ("<=", ceiling)) if math.isfinite(b))
+    bar = " and ".join(f"{s} {b + 0.0:.6g}" for s, b in ((">=", floor), ("<=", ceiling)) if math.isfinite(b))
     parts = []
     for label, group in grouped:
         x = statistic.reduce(group)
@@ -266,6 +266,8 @@ def ordering(
         low, high = found.ci_low or 0.0, found.ci_high or 0.0
         if strict and found.verdict == "holds" and low <= 0:
             found = replace(found, verdict="violated" if high <= 0 else "inconclusive")
+        if strict:
+            found = replace(found, reason=found.reason.replace("against >=", "against >"))
         parts.append(("", found, low))
     return combine(parts)
 

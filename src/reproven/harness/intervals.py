@@ -57,7 +57,7 @@ def proportion_interval(successes: int, trials: int, confidence: float) -> tuple
 def prediction_interval(samples: ArrayLike, repeat: int, confidence: float) -> tuple[float, float]:
     """Return where the mean of `repeat` new samples is to be expected: ``m ± t_{n-1} s sqrt(1/n + 1/repeat)``.
 
-    Equal samples give a width of zero, which fits deterministic numbers; for rates see `rate_prediction_interval`.
+    Equal samples give a width of zero, which fits deterministic numbers; rates are for the binomial one below.
     """
     x = np.asarray(samples, dtype=float)
     if len(x) < 2:
@@ -83,27 +83,16 @@ def bootstrap_prediction_interval(samples: ArrayLike, repeat: int, confidence: f
 
 
 def binomial_prediction_interval(
-    successes: int, trials: int, repeat: int, confidence: float
+    successes: float, trials: int, repeat: int, confidence: float
 ) -> tuple[float, float]:
-    """Return where the share of successes in `repeat` new trials is to be expected (beta-binomial, Jeffreys)."""
+    """Return where the share of successes in `repeat` new trials is to be expected (beta-binomial, Jeffreys).
+
+    Also for the mean of samples that are fractions, with their sum as `successes`: a variable in [0, 1] varies at
+    most as much as zeros and ones of the same mean, so that the interval is too wide rather than too narrow.
+    """
     law = stats.betabinom(repeat, successes + 0.5, trials - successes + 0.5)
     low, high = law.ppf([(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low / repeat), float(high / repeat)
-
-
-def rate_prediction_interval(rate: float, trials: int, repeat: int, confidence: float) -> tuple[float, float]:
-    """Return where the mean of `repeat` new samples in [0, 1] is to be expected when ours, `rate`, has no spread.
-
-    All q with ``(p - q)^2 <= z^2 P (1 - P) (1/n + 1/m)``, ``P = (n p + m q) / (n + m)``: the pooled score test,
-    inverted (Krishnamoorthy and Peng 2011). A variable in [0, 1] varies at most as much as zeros and ones of the
-    same mean, so that fractions make the interval too wide rather than too narrow.
-    """
-    total, seen = trials + repeat, trials * rate
-    scale = ndtri((1 + confidence) / 2) ** 2 * (1 / trials + 1 / repeat) / total**2
-    square = 1 + scale * repeat**2
-    middle = rate + scale * repeat * (total - 2 * seen) / 2
-    half = np.sqrt(max(middle**2 - square * (rate**2 - scale * seen * (total - seen)), 0.0))
-    return max(0.0, float((middle - half) / square)), min(1.0, float((middle + half) / square))
 
 
 def slope_interval(x: ArrayLike, y: ArrayLike, log: bool, confidence: float) -> tuple[float, float, float]:

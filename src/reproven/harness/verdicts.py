@@ -168,17 +168,14 @@ def _value(target: Target, data: pd.DataFrame) -> Decision:
 
 
 def _predict(target: Target, x: np.ndarray, rate: tuple[float, float] | None) -> tuple[float, float]:
-    if target.interval == "binomial":
-        if not np.isin(x, (0.0, 1.0)).all():
-            raise ValueError("interval: binomial needs values 0 or 1, one a sample")
-        return intervals.binomial_prediction_interval(
-            int(x.sum()), len(x), target.seeds, PREDICTION_CONFIDENCE
+    if target.interval == "binomial" and not np.isin(x, (0.0, 1.0)).all():
+        raise ValueError("interval: binomial needs values 0 or 1, one a sample")
+    if target.interval == "binomial" or (rate is not None and intervals.equal(x)):
+        top = 1.0 if rate is None else rate[1]  # a rate without spread: a repeat may see what ours missed
+        low, high = intervals.binomial_prediction_interval(
+            float(x.sum()) / top, len(x), target.seeds, PREDICTION_CONFIDENCE
         )
-    if rate is not None and intervals.equal(x):  # a rate without spread: a repeat may see what ours missed
-        low, high = intervals.rate_prediction_interval(
-            float(x.mean()) / rate[1], len(x), target.seeds, PREDICTION_CONFIDENCE
-        )
-        return low * rate[1], high * rate[1]
+        return low * top, high * top
     if target.interval == "bootstrap":
         return intervals.bootstrap_prediction_interval(x, target.seeds, PREDICTION_CONFIDENCE)
     return intervals.prediction_interval(x, target.seeds, PREDICTION_CONFIDENCE)
@@ -243,7 +240,7 @@ def _row(target: Target, data: pd.DataFrame, decision: Decision, tier: str, hard
         n=decision.n,
         paper_value=target.value,
         margin=target.margin,
-        unit=target.unit,
+        unit=target.unit or only("unit"),
         verdict=decision.verdict,
         reason=" ".join(decision.reason.split()),
         runs=tuple(sorted(data["run"].unique())),

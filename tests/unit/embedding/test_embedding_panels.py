@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.optimize
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -21,7 +22,7 @@ from reproven.papers.embedding.stacked import (
     stack_models,
 )
 from reproven.papers.embedding.structure import find_path
-from reproven.papers.embedding.trajectory import train_pairs
+from reproven.papers.embedding.trajectory import train_pairs, train_stack
 
 
 def generator(seed=0):
@@ -88,6 +89,62 @@ def test_certificate_transfers_along_the_split():
     a, b = kkt.certificate(model, x, y, 2), kkt.certificate(wide, x, y, 2)
     np.testing.assert_allclose(a.multipliers, b.multipliers, rtol=1e-9, atol=1e-12)
     assert a.residual == pytest.approx(b.residual, rel=1e-9)
+
+
+def kinked_model():
+    """A net with one unit exactly at its kink for two samples, which it classifies right all the same."""
+    model = nets.he_normal(nets.mlp([4, 3, 1]), generator(5))
+    with torch.no_grad():
+        model[0].weight[1] = torch.tensor([1.0, -1.0, 0.0, 0.0])
+    x = torch.randn(9, 4, generator=generator(1), dtype=torch.float64)
+    x[0, 1], x[3, 1] = x[0, 0], x[3, 0]
+    y = torch.sign(model(x).detach().squeeze(-1))
+    return model, x, y
+
+
+def test_clarke_certificate_without_kinks_is_the_plain_one():
+    model = nets.he_normal(nets.mlp([5, 4, 1]), generator())
+    x = torch.randn(20, 5, generator=generator(1), dtype=torch.float64)
+    y = torch.sign(model(x).detach().squeeze(-1))
+    plain, clarke = kkt.certificate(model, x, y, 2), kkt.clarke_certificate(model, x, y, kink=0.0)
+    assert clarke.residual == pytest.approx(plain.residual, rel=1e-6)  # pricing stops at 1e-8 of the norm
+    np.testing.assert_allclose(clarke.multipliers, plain.multipliers, atol=1e-5)
+    assert clarke.alignment == pytest.approx(plain.alignment, rel=1e-12)
+
+
+def test_clarke_certificate_equals_brute_force_over_slopes():
+    model, x, y = kinked_model()
+    found = kkt.clarke_certificate(model, x, y, kink=1e-12)
+    w, u = model[0].weight.detach().numpy(), model[2].weight.detach().numpy()[0]
+    z = x.numpy() @ w.T
+    q = y.numpy() * (np.where(z > 0, z, 0.01 * z) @ u)
+    scale, columns = q.min() ** -0.5, []
+    for k in range(len(q)):
+        for slope in (1.0, 0.01) if abs(z[k, 1]) < 1e-12 else (None,):
+            side = np.where(z[k] > 0, 1.0, 0.01)
+            side[1] = side[1] if slope is None else slope
+            inner = float(y[k]) * (side * u)[:, None] * x[k].numpy()
+            columns.append(np.concatenate([inner.ravel(), float(y[k]) * side * z[k]]))
+    theta = scale * np.concatenate([w.ravel(), u])
+    _, distance = scipy.optimize.nnls(scale * np.array(columns).T, theta)
+    assert sum(abs(z[:, 1]) < 1e-12) == 2
+    assert found.residual == pytest.approx(distance / np.linalg.norm(theta), rel=1e-6)
+
+
+def test_clarke_residual_transfers_although_the_wide_subdifferential_is_larger():
+    model, x, y = kinked_model()
+    wide, _ = splitting.split(model, "0", 1, [0.6, 0.8])
+    a, b = (kkt.clarke_certificate(m, x, y, kink=1e-12) for m in (model, wide))
+    assert a.residual == pytest.approx(b.residual, rel=1e-6)
+    np.testing.assert_allclose(a.multipliers, b.multipliers, atol=1e-4)
+
+
+def test_clarke_certificate_refuses_other_structures():
+    with pytest.raises(ValueError, match="bias-free with one output"):
+        kkt.clarke_certificate(nets.mlp([2, 2, 2, 1]), torch.zeros(1, 2), torch.ones(1))
+    model, x, y = kinked_model()
+    with pytest.raises(ValueError, match="every sample classified right"):
+        kkt.clarke_certificate(model, x, -y)
 
 
 # --- transverse stability
@@ -260,6 +317,18 @@ def test_repaired_adam_keeps_a_dead_copy_dead():
 def test_bad_inputs_end_with_one_line(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_stack_trains_alone_as_it_does_in_a_pair():
+    model = nets.he_normal(nets.mlp([3, 2, 1]), generator())
+    net, T = StackedNet.of(model), splitting.split(model, "0", 0, [0.6, 0.8])[1]
+    x = torch.randn(8, 3, generator=generator(1), dtype=torch.float64)
+    batch = Batch(net.inputs(x), torch.sign(x[:, 0]), torch.full((8,), 1 / 8, dtype=torch.float64))
+    start, rule, seen = stack_models([model]), GradientRule(0.01), []
+    record = train_pairs(net, start, stack_embeddings([T]), lambda s: batch, rule, 20, records=[])
+    alone = train_stack(net, start, lambda s: batch, rule, 20, records=[7], watch=lambda s, t: seen.append(s))
+    assert seen == [7]
+    assert all(torch.equal(alone[n], record.narrow[n]) for n in alone)
 
 
 def test_stacked_embeddings_must_split_the_same_units():

@@ -7,10 +7,11 @@ What is supported:
 
 * the splitting map: `split`, `split_layer`, `Embedding`, `embed_optimiser_state`
 * beyond the paper: `split_attention` (of a `SelfAttention`), `split_gated` (of `GatedUnits`, tau < 1)
-* other widenings, to compare with: `net2net`, `splitting_2021`, `null_unit`, `compatible_embedding`, `scaled_split`
+* other widenings: `net2net`, `splitting_2021`, `null_unit`, `compatible_embedding`, `scaled_split`
 * one pair, any module and optimiser: `train_pair`; many pairs at once: `train_pairs` with `StackedNet`, `Batch`,
   `stack_models`, `stack_embeddings` and the rules `GradientRule`, `AdaptiveRule` (``repaired=True`` for Adam)
-* KKT: `certificate`; curvature off the image: `transverse_matrix`, `transverse_hessian`, `growth_rates`
+* KKT: `certificate`, `clarke_certificate`
+* curvature off the image: `transverse_matrix`, `transverse_hessian`, `growth_rates`
 * distance of a wide network from the images of narrow ones: `ray_distance`
 
 Names load on first use: planning runs must not wait for torch.
@@ -23,11 +24,11 @@ _MODULES = {
     "comparators": "compatible_embedding net2net null_unit scaled_split splitting_2021",
     "condensation": "ray_distance",
     "extensions": "GatedUnits SelfAttention split_attention split_gated",
-    "kkt": "Certificate certificate",
+    "kkt": "Certificate certificate clarke_certificate",
     "optimisers": "AdaptiveRule GradientRule",
     "splitting": "Embedding embed_optimiser_state split split_layer",
     "stacked": "Batch StackedNet stack_embeddings stack_models",
-    "trajectory": "PairRecord train_pairs",
+    "trajectory": "PairRecord train_pairs train_stack",
     "trajectory_reference": "train_pair",
     "transverse": "growth_rates transverse_hessian transverse_matrix",
 }

@@ -1,13 +1,15 @@
-"""Claim tests that only this paper needs."""
+"""Claim tests that only this paper needs. ``each_*`` decide statements about every single run: training here is
+deterministic, so a run either obeys or does not, and no mean over runs is involved."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from reproven.harness.claims import claim_test, paired, per_seed
+from reproven.harness.claims import claim_test, groups, paired, per_seed
 from reproven.harness.decision import Decision
 
 
@@ -33,3 +35,51 @@ def equal_sides(
     verdict = "holds" if ours <= rtol else "violated"
     reason = f"largest relative difference {ours:.3g} of {len(gap)}, allowed {rtol:g}"
     return Decision(verdict, ours, ours, ours, len(gap), reason, per_seed(data[data[axis] == a], ""))
+
+
+@claim_test(exact=True)
+def each_rises(
+    data: pd.DataFrame, *, samples: list[str], confidence: float, axis: str, order: list[Any]
+) -> Decision:
+    """Decide that in each sample the value rises strictly along `order` of `axis`; reports the least step."""
+    steps = [paired(data, samples, axis, a, b) for a, b in pairwise(order)]
+    least = min(float((t["b"] - t["a"]).min()) for t in steps)
+    reason = f"least step {least:.4g} over {len(steps)} steps of {len(steps[0])} runs"
+    verdict = "holds" if least > 0 else "violated"
+    return Decision(verdict, least, least, least, len(steps[0]), reason, per_seed(data, ""))
+
+
+@claim_test(exact=True)
+def each_ratio_at_most(
+    data: pd.DataFrame, *, samples: list[str], confidence: float, bound: float, axis: str, a: Any, b: Any
+) -> Decision:
+    """Decide that in each sample the value at `a` is at most `bound` times the value at `b`."""
+    table = paired(data, samples, axis, a, b)
+    worst = float((table["a"] / table["b"]).max())
+    verdict = "holds" if worst <= bound else "violated"
+    reason = f"worst ratio {worst:.4g} of {len(table)} runs, allowed {bound:g}"
+    return Decision(verdict, worst, worst, worst, len(table), reason, per_seed(data, ""))
+
+
+@claim_test(exact=True)
+def each_slope_within(
+    data: pd.DataFrame,
+    *,
+    samples: list[str],
+    confidence: float,
+    x: str,
+    low: float,
+    high: float,
+    log: bool = True,
+) -> Decision:
+    """Decide that the least-squares slope against `x` lies in [low, high] in each sample; log-log if `log`."""
+    slopes = []
+    for _, rows in groups(data, samples):
+        points, values = rows[x].to_numpy(dtype=float), rows["value"].to_numpy(dtype=float)
+        if log:
+            points, values = np.log(points), np.log(values)
+        slopes.append(float(np.polyfit(points, values, 1)[0]))
+    least, most = min(slopes), max(slopes)
+    verdict = "holds" if low <= least and most <= high else "violated"
+    reason = f"slopes of {len(slopes)} runs in [{least:.4g}, {most:.4g}], allowed [{low:g}, {high:g}]"
+    return Decision(verdict, float(np.mean(slopes)), least, most, len(slopes), reason, per_seed(data, ""))

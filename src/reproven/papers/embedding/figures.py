@@ -221,7 +221,7 @@ def errors_by_method(data: pd.DataFrame) -> Figure:
 def certificates(data: pd.DataFrame) -> Figure:
     """KKT residual, normalised margin and slackness of narrow, wide and independent networks by step."""
     metrics = {
-        "residual": "relative KKT residual",
+        "residual": "relative KKT residual (Clarke)",
         "normalised_margin": r"normalised margin $q_{\min}/\|\theta\|^2$",
         "slackness": r"$\sum\lambda_k(q_k-1)/\sum\lambda_k$",
     }

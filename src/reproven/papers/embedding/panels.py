@@ -33,7 +33,7 @@ from reproven.papers.embedding.stacked import (
     stack_models,
 )
 from reproven.papers.embedding.structure import find_path, module_named, units_of
-from reproven.papers.embedding.trajectory import relative_error, train_pairs, trajectory_error
+from reproven.papers.embedding.trajectory import relative_error, train_pairs, train_stack, trajectory_error
 from reproven.papers.embedding.transverse import (
     crossing_time,
     fitted_rate,
@@ -177,51 +177,58 @@ def kkt_panel(
     rule = GradientRule(lr, normalised=True, relative=True)
     narrow_model, wide_model = models[0], others[0]
 
-    def certify(step: int, stack: Stack, model: nn.Module, side: str) -> list[np.ndarray]:
+    keep = [c for c in checkpoints if c <= steps]
+
+    def certify(step: int, stack: Stack, model: nn.Sequential, side: str) -> list[np.ndarray]:
         multipliers = []
         for i, s in enumerate(seed):
-            model.load_state_dict({n: v[i].cpu() for n, v in stack.items()})
-            found = kkt.certificate(model, x, y, net.order)
+            own = {n: v[i].cpu() for n, v in stack.items()}
+            model.load_state_dict(own)
+            where: dict[str, Any] = {"step": step, "side": side, "seed": s}
+            separated = bool((y * model(x).detach().squeeze(-1)).min() > 0)
+            ctx.record("separated", float(separated), unit="1", **where)
+            if not separated:
+                multipliers.append(np.full(len(y), np.nan))
+                continue
+            plain, found = kkt.certificate(model, x, y, net.order), kkt.clarke_certificate(model, x, y)
             for metric in CERTIFICATE:
-                ctx.record(metric, getattr(found, metric), unit="1", step=step, side=side, seed=s)
+                ctx.record(metric, getattr(found, metric), unit="1", **where)
+            euler = abs(found.sum_lambda / found.euler_sum - 1)
+            ctx.record("euler_gap", euler, unit="1", direction="lower", **where)
+            ctx.record("single_gradient_residual", plain.residual, unit="1", direction="lower", **where)
             multipliers.append(found.multipliers)
         return multipliers
 
     def watch(step: int, theta: Stack, eta: Stack) -> None:
         ctx.progress(0.8 * step / steps, f"step {step}")
+        left, right = certify(step, theta, narrow_model, "narrow"), certify(step, eta, wide_model, "wide")
         image = embedding(theta)
-        direction = _direction_gap(image, eta)
-        error = relative_error(embedding, theta, eta)
-        for i, s in enumerate(seed):
+        direction, error = _direction_gap(image, eta), relative_error(embedding, theta, eta)
+        for i, (s, a, b) in enumerate(zip(seed, left, right, strict=True)):
             ctx.record("direction_error", float(direction[i]), unit="1", direction="lower", step=step, seed=s)
             ctx.record("relative_error", float(error[i]), unit="1", direction="lower", step=step, seed=s)
-        left, right = certify(step, theta, narrow_model, "narrow"), certify(step, eta, wide_model, "wide")
-        for s, a, b in zip(seed, left, right, strict=True):
-            gap = float(np.abs(a - b).max() / np.abs(a).max())
-            ctx.record("multiplier_gap", gap, unit="1", direction="lower", step=step, seed=s)
+            if np.isfinite(a).all():
+                gap = float(np.abs(a - b).max() / np.abs(a).max())
+                ctx.record("multiplier_gap", gap, unit="1", direction="lower", step=step, seed=s)
 
-    keep = [c for c in checkpoints if c <= steps]
     schedule = _decay(decay)
     record = train_pairs(
         net, stack_models(models), embedding, lambda step: batch, rule, steps,
-        records=keep, loss="logsumexp", every_step=False, lr_at=schedule, watch=watch,
+        records=keep, loss="logsumexp", lr_at=schedule, watch=watch, every_step=False,
     )  # fmt: skip
     for i, s in enumerate(seed):
         ctx.record("final_log_loss", float(record.loss_narrow[-1, i]), unit="1", direction="lower", seed=s)
 
-    def independent(step: int, theta: Stack, eta: Stack) -> None:
+    def independent(step: int, stack: Stack) -> None:
         ctx.progress(0.8 + 0.2 * step / control_steps, "independent")
-        certify(step, theta, wide_model, "independent")
-        image = embedding(record.narrow)
-        if step == control_steps:
-            gap = _direction_gap(image, theta)
-            for i, s in enumerate(seed):
-                ctx.record("independent_direction_error", float(gap[i]), unit="1", step=step, seed=s)
+        certify(step, stack, wide_model, "independent")
 
-    train_pairs(
-        net, stack_models(others), stack_embeddings([Embedding()] * len(seed)), lambda step: batch, rule,
-        control_steps, records=keep, loss="logsumexp", every_step=False, lr_at=schedule, watch=independent,
+    final = train_stack(
+        net, stack_models(others), lambda step: batch, rule, control_steps,
+        loss="logsumexp", lr_at=schedule, records=keep, watch=independent,
     )  # fmt: skip
+    for s, gap in zip(seed, _direction_gap(embedding(record.narrow), final).tolist(), strict=True):
+        ctx.record("independent_direction_error", gap, unit="1", seed=s)
 
 
 CERTIFICATE = (
@@ -420,12 +427,9 @@ def condensation(
         net = StackedNet.of(models[0])
         batch = _whole(ctx, net, x, y)
         start = stack_models(models)
-        record = train_pairs(
-            net, start, stack_embeddings([Embedding()] * len(models)), _constant(batch),
-            GradientRule(lr, normalised=True, relative=True), steps, records=[], loss="logsumexp", every_step=False,
-            lr_at=_decay(decay),
-        )  # fmt: skip
-        for phase, stack in (("start", start), ("end", record.narrow)):
+        rule = GradientRule(lr, normalised=True, relative=True)
+        end = train_stack(net, start, _constant(batch), rule, steps, loss="logsumexp", lr_at=_decay(decay))
+        for phase, stack in (("start", start), ("end", end)):
             margins = (batch.y * net.outputs(stack, batch.x)).amin(1) / norm(stack) ** net.order
             for i, axes in enumerate(where):
                 neurons = torch.cat([stack["0.weight"][i], stack["2.weight"][i].T], 1).cpu().numpy()

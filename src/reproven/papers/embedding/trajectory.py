@@ -114,3 +114,29 @@ def train_pairs(
                     watch(step, theta, eta)
     columns = {key: torch.stack(value) for key, value in rows.items()}
     return PairRecord(keep, **columns, narrow=theta, wide=eta)
+
+
+def train_stack(
+    net: StackedNet,
+    start: Stack,
+    batches: Batches,
+    rule: Rule,
+    steps: int,
+    *,
+    loss: str = "exponential",
+    lr_at: Callable[[int], float] | None = None,
+    records: Iterable[int] = (),
+    watch: Callable[[int, Stack], None] | None = None,
+) -> Stack:
+    """Train a stack of networks without partners; arguments as in `train_pairs`, ``watch(step, stack)``.
+
+    Returns the final parameters; `start` is not changed.
+    """
+    theta, state, keep = {name: value.clone() for name, value in start.items()}, State(), set(records)
+    with torch.no_grad():
+        for step in range(1, steps + 1):
+            value, gradient = net.loss_and_gradient(theta, batches(step - 1), loss)
+            rule.step(theta, gradient, value, state, None, 1.0 if lr_at is None else lr_at(step - 1))
+            if watch is not None and step in keep:
+                watch(step, theta)
+    return theta
