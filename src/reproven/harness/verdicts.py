@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -71,39 +72,69 @@ def decide(
         )
     statistical = sum(t.statistical for t in targets)
     confidence = 1 - CLAIM_ERROR / max(1, statistical)
-    by_metric = dict(iter(data.groupby(["experiment", "metric"], sort=False))) if len(data) else {}
-    measured = {experiment for experiment, _ in by_metric}
+    measured = Measured(data)
     rows = []
     for target in targets:
-        found = [by_metric[k] for m in target.metric if (k := (target.experiment, m)) in by_metric]
-        unmeasured = [m for m in target.metric if (target.experiment, m) not in by_metric]
-        mine = pd.concat(found) if len(found) > 1 else found[0] if found else data.iloc[:0]
-        mine, missing = _where(mine, target.where)
-        missing = f"metric={unmeasured[0]}" if unmeasured else missing or _missing_group(target, mine)
         gap = absent.get((target.experiment, target.id))
-        if gap is None and target.experiment not in measured:
+        if gap is None and target.experiment not in measured.experiments:
             gap = ("not-run", "no run has measured this")
-        decision = _decide(target, mine, missing, tier, confidence, gap)
+        if tier not in target.tiers:
+            gap = ("reduced", f"the {tier} tier is too small to decide this")
+        mine, missing = (measured.empty, "") if gap else measured.of(target)
+        decision = Decision(gap[0], reason=gap[1]) if gap else _decide(target, mine, missing, confidence)
         rows.append(_row(target, mine, decision, tier, hardware))
     return rows
 
 
-def _decide(
-    target: Target,
-    data: pd.DataFrame,
-    missing: str,
-    tier: str,
-    confidence: float,
-    absent: tuple[str, str] | None,
-) -> Decision:
+class Measured:
+    """Measurements indexed by experiment and metric; which rows lie at a coordinate is found out once."""
+
+    def __init__(self, data: pd.DataFrame) -> None:
+        self.empty = data.iloc[:0]
+        grouped = data.groupby(["experiment", "metric"], sort=False) if len(data) else []
+        self.parts = {
+            k: rows.drop(columns=[c for c in rows if c != "value" and rows[c].isna().to_numpy().all()])
+            for k, rows in grouped
+        }
+        self.experiments = {experiment for experiment, _ in self.parts}
+        self.frames: dict[tuple[str, ...], pd.DataFrame] = {}
+        self.masks: dict[tuple[Any, ...], np.ndarray] = {}
+
+    def of(self, target: Target) -> tuple[pd.DataFrame, str]:
+        """Return the rows at the target's coordinates, and the first of these that nothing was measured at."""
+        for metric in target.metric:
+            if (target.experiment, metric) not in self.parts:
+                return self.empty, f"metric={metric}"
+        source = (target.experiment, *target.metric)
+        if source not in self.frames:
+            parts = [self.parts[target.experiment, m] for m in target.metric]
+            self.frames[source] = parts[0] if len(parts) == 1 else pd.concat(parts)
+        data = self.frames[source]
+        keep, missing = np.ones(len(data), dtype=bool), ""
+        for name, wanted in target.where.items():
+            if name not in data.columns:
+                return self.empty, missing or f"{name}={wanted}"
+            chosen = np.zeros(len(data), dtype=bool)
+            for option in wanted if isinstance(wanted, list | tuple) else [wanted]:
+                at = self._at(source, name, option)
+                if not missing and not (keep & at).any():
+                    missing = f"{name}={option}"
+                chosen |= at
+            keep &= chosen
+        data = data if keep.all() else data[keep]
+        return data, missing or _missing_group(target, data)
+
+    def _at(self, source: tuple[str, ...], name: str, option: Any) -> np.ndarray:
+        place = (source, name, type(option), option)  # True and 1 are one key to a dictionary
+        if place not in self.masks:
+            self.masks[place] = same(self.frames[source][name], option).to_numpy(dtype=bool)
+        return self.masks[place]
+
+
+def _decide(target: Target, data: pd.DataFrame, missing: str, confidence: float) -> Decision:
     """Return the verdict of one target on its own measurements; `missing` names a coordinate without any."""
-    if tier not in target.tiers:
-        return Decision("reduced", reason=f"the {tier} tier is too small to decide this")
-    if absent is not None:
-        return Decision(absent[0], reason=absent[1])
-    if missing or data.empty:
-        where = missing or ", ".join(f"{k}={v}" for k, v in target.where.items())
-        return Decision("failed", reason=f"the runs are done but measured nothing at {where}")
+    if missing:
+        return Decision("failed", reason=f"the runs are done but measured nothing at {missing}")
     bad = data[~np.isfinite(data["value"].to_numpy(dtype=float))]
     if len(bad):
         first = bad.iloc[0]
@@ -161,7 +192,7 @@ def _value(target: Target, data: pd.DataFrame) -> Decision:
     reason = f"{shown}, a repeat at {target.seeds} seeds falls in [{low:.4g}, {high:.4g}]"
     if printed + target.rounding < low or printed - target.rounding > high:
         return Decision(_outside(target, ours), ours, low, high, n, reason, kept)
-    if (high - low) / 2 > target.margin:
+    if (high - low) / 2 > target.margin * (1 + 1e-9):  # shares of a few repeats meet a margin exactly
         reason += f", wider than the margin ± {target.margin:g}"
         return Decision("inconclusive", ours, low, high, n, reason, kept)
     return Decision("reproduced", ours, low, high, n, reason, kept)
@@ -185,19 +216,6 @@ def _outside(target: Target, ours: float) -> str:
     assert target.value is not None
     wanted = {"higher": ours > target.value, "lower": ours < target.value}
     return "better" if target.better is not None and wanted[target.better] else "deviates"
-
-
-def _where(data: pd.DataFrame, where: Mapping[str, object]) -> tuple[pd.DataFrame, str]:
-    """Return the rows at the coordinates, and the first wanted coordinate that nothing was measured at."""
-    missing = ""
-    for name, wanted in where.items():
-        if name not in data.columns:
-            return data.iloc[:0], missing or f"{name}={wanted}"
-        for option in wanted if isinstance(wanted, list | tuple) else [wanted]:
-            if not missing and not same(data[name], option).any():
-                missing = f"{name}={option}"
-        data = data[same(data[name], wanted)]
-    return data, missing
 
 
 def _missing_group(target: Target, data: pd.DataFrame) -> str:

@@ -116,6 +116,7 @@ def test_violated_and_holds_are_said_by_the_whole_interval_alone(values, bound, 
     ids=lambda t: t.test or t.interval,
 )
 def test_what_is_not_finite_fails(bad, target):
+    assert verdict(target, frame([bad, bad])).verdict == "failed"
     row = verdict(target, frame([0.1, bad, 0.1]))
     assert row.verdict == "failed"
     assert "1 non-finite values, the first in run r0" in row.reason
@@ -127,6 +128,7 @@ def test_no_runs_and_absent_runs():
     blocked = {("p/e", "c"): ("blocked", "no network; place x in y")}
     row = verdict(claim(), empty, absent=blocked)
     assert (row.verdict, row.reason, row.runs) == ("blocked", "no network; place x in y", ())
+    assert verdict(claim(tiers=("paper",)), empty, absent=blocked).verdict == "reduced"
     # a target with a run lost does not pass on what the others measured
     assert verdict(claim(), frame([0.1] * 9), absent=blocked).verdict == "blocked"
 
