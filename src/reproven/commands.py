@@ -35,7 +35,7 @@ def reproduce(options: argparse.Namespace) -> int:
 
 
 def bench(options: argparse.Namespace) -> int:
-    """Run the benchmarks again, one at a time, and write their table."""
+    """Run the benchmarks that have not run with this code, one at a time, and write their table."""
     names, overrides = _split(options.words)
     fresh = [f"{BENCH}/{n}" if "/" not in n else n for n in names] or [BENCH]
     return reproduce(argparse.Namespace(words=[*fresh, "jobs=1", *overrides], no_report=options.no_report))
@@ -76,7 +76,10 @@ def report_command(options: argparse.Namespace) -> int:
     """Write tables and figures of the runs at hand."""
     names, overrides = _split(options.words)
     store = _store(overrides)
+    from reproven.harness import report
+
     _write_reports(store, names or [p for p in _papers(bench=True) if p in store.papers()], None)
+    report.renew_readme(store)
     return 0
 
 
@@ -115,12 +118,15 @@ def regress(options: argparse.Namespace) -> int:
 
     names, overrides = _split(options.words)
     store = _store(overrides)
+    tier = _override(overrides, "tier")
     papers = names or [p for p in store.papers() if p != BENCH]
-    if not papers:
-        raise UserError(f"no runs under {store.runs}; run `reproven reproduce` first")
+    unseen = [] if names else [p for p in report.accepted_papers(store, tier) if p not in papers]
+    if not papers or unseen:
+        missing = ", ".join(unseen) or "any paper"
+        raise UserError(f"no runs of {missing} under {store.runs}; run `reproven reproduce` first")
     moves, compared = [], 0
     for paper in papers:
-        found, count = report.regressions(store, paper, _override(overrides, "tier"))
+        found, count = report.regressions(store, paper, tier)
         moves += found
         compared += count
     for move in moves:

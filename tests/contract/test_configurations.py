@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from reproven.harness import compose, paths, plan, signatures
+from reproven.harness import accepted, compose, paths, plan, signatures
 from reproven.harness.targets import load_targets
 
 EXPERIMENTS = sorted(
@@ -94,3 +94,9 @@ def test_papers_do_not_know_each_other_and_the_harness_knows_none():
 def test_every_yaml_is_plain_yaml():
     for path in [*paths.conf().glob("**/*.yaml"), *paths.experiments().glob("*/*.yaml")]:
         assert isinstance(yaml.safe_load(Path(path).read_text(encoding="utf-8")), dict), path
+
+
+def test_the_readmes_table_is_what_the_accepted_values_say():
+    readme = (paths.CHECKOUT / "README.md").read_text(encoding="utf-8")
+    table = accepted.readme_table(paths.CHECKOUT / "results" / "accepted")
+    assert accepted.with_table(readme, table) == readme

@@ -156,3 +156,14 @@ def test_results_that_cannot_be_written(reproven, tmp_path):
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
     assert "not writable" in line
+
+
+def test_a_paper_with_accepted_values_and_no_runs_is_told(reproven):
+    assert reproven("reproduce", "toy/mean", "tier=smoke").returncode == 0
+    assert reproven("accept", "toy", "--reason", "first").returncode == 0
+    assert reproven("regress", "tier=smoke").returncode == 0
+    other = reproven.results / "accepted" / "other.json"
+    other.write_text(json.dumps({"other/e:t:smoke:cpu": {"headline": True}}))
+    done = reproven("regress", "tier=smoke")
+    assert done.returncode == 2
+    assert "no runs of other" in done.stderr

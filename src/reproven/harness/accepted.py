@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,17 @@ def load(root: Path, paper: str) -> dict[str, Any]:
     return found
 
 
-def accept(root: Path, rows: Sequence[Row], reason: str, commit: str | None) -> int:
+def accept(
+    root: Path,
+    rows: Sequence[Row],
+    reason: str,
+    commit: str | None,
+    headline: Collection[tuple[str, str]] = (),
+) -> int:
     """Make `rows` the accepted ones of their paper, tier and hardware class; return how many there are.
 
+    headline: the (experiment, target) that the gate watches. It is kept with the row, so that a headline cannot be
+    dropped without a reviewed diff.
     An unchanged row keeps its date, commit and reason, so that the diff shows only what moved.
     """
     if not reason.strip():
@@ -43,6 +51,7 @@ def accept(root: Path, rows: Sequence[Row], reason: str, commit: str | None) -> 
     for row in rows:
         entry = {
             "kind": row.kind,
+            "headline": (row.experiment, row.target) in headline,
             "verdict": row.verdict,
             "ours": _rounded(row.ours),
             "paper_value": row.paper_value,
@@ -63,14 +72,16 @@ def compare(root: Path, rows: Sequence[Row], headline: Mapping[tuple[str, str], 
 
     headline: (experiment, target) -> how far one sample may lie from the accepted one.
     """
-    moves = []
     accepted = {paper: load(root, paper) for paper in {r.paper for r in rows}}
+    moves = _dropped(accepted, rows, headline)
     for row in rows:
         tolerance = headline.get((row.experiment, row.target))
-        if tolerance is None or row.verdict == "reduced" or row.unit in NEVER_GATED:
+        if tolerance is None or row.unit in NEVER_GATED:
             continue
         name = f"{row.experiment} {row.target} ({row.tier}, {row.hardware})"
         old = accepted[row.paper].get(_key(row))
+        if old is None and row.verdict == "reduced":
+            continue
         if old is None:
             moves.append(
                 f"{name}: nothing accepted here; `reproven accept {row.paper} --reason ...` accepts it"
@@ -94,6 +105,22 @@ def compare(root: Path, rows: Sequence[Row], headline: Mapping[tuple[str, str], 
         for sample in sorted(set(after) - set(before)):
             moves.append(f"{name} at {sample}: not accepted before, {since}")
     return moves
+
+
+def _dropped(
+    accepted: Mapping[str, Mapping[str, Any]],
+    rows: Sequence[Row],
+    headline: Collection[tuple[str, str]],
+) -> list[str]:
+    """Return one line for each accepted headline, at a tier and hardware class of `rows`, that nothing watches now."""
+    scopes = {(r.tier, r.hardware) for r in rows}
+    watched = {_key(r) for r in rows if (r.experiment, r.target) in headline}
+    return [
+        f"{name}: was a headline and is none now; put it back, or `reproven accept {paper} --reason ...`"
+        for paper, entries in accepted.items()
+        for name, entry in entries.items()
+        if entry.get("headline") and tuple(name.split(":")[-2:]) in scopes and name not in watched
+    ]
 
 
 def _near(now: float | None, before: float | None, tolerance: float) -> bool:

@@ -30,7 +30,7 @@ OmegaConf.register_new_resolver("reproven_results", lambda: str(paths.results())
 GROUPS = ("experiment", "method", "dataset", "hardware", "tier", "tracker")
 
 
-_own_folder: list[str] = []  # Hydra's override that adds a user's own folder of groups, if there is one
+_own_folder: list[Path] = []  # a user's own folder of groups, if there is one
 
 
 @contextmanager
@@ -49,9 +49,14 @@ def hydra_ready(config_dir: str | None = None) -> Iterator[None]:
             raise UserError(
                 f"--config-dir {config_dir!r} is no folder; give one that holds method/ or dataset/"
             )
-        _own_folder.append(f"hydra.searchpath=['file://{folder}']")
+        _own_folder.append(folder)
     with initialize_config_dir(version_base="1.3", config_dir=str(paths.conf()), job_name="reproven"):
         yield
+
+
+def _search() -> list[str]:
+    """Return Hydra's override that puts the user's own folder on the search path."""
+    return [f"hydra.searchpath=['file://{folder}']" for folder in _own_folder]
 
 
 def composed(overrides: Sequence[str]) -> Mapping[str, Any]:
@@ -65,7 +70,7 @@ def composed(overrides: Sequence[str]) -> Mapping[str, Any]:
 @cache
 def _composed(overrides: tuple[str, ...]) -> Mapping[str, Any]:
     try:
-        cfg = compose("config", overrides=[*_own_folder, *overrides])
+        cfg = compose("config", overrides=[*_search(), *overrides])
         node: Mapping[str, Any] = plain(cfg)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error)) from None
@@ -112,7 +117,7 @@ def available(group: str) -> tuple[str, ...]:
     loader = GlobalHydra.instance().config_loader()
 
     def options(prefix: str, kind: ObjectType) -> list[str]:
-        return loader.get_group_options(prefix, kind, config_name="config", overrides=_own_folder)
+        return loader.get_group_options(prefix, kind, config_name="config", overrides=_search())
 
     def walk(prefix: str) -> Iterator[str]:
         for name in options(prefix, ObjectType.CONFIG):
@@ -137,7 +142,7 @@ def _group(group: str, name: str, overrides: tuple[str, ...]) -> Mapping[str, An
     if alone is not None:
         return alone
     try:
-        cfg = compose("entry", overrides=[*_own_folder, f"{group}={name}", *overrides])
+        cfg = compose("entry", overrides=[*_search(), f"{group}={name}", *overrides])
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error)) from None
     node: Mapping[str, Any] = plain(cfg[group])
@@ -147,10 +152,9 @@ def _group(group: str, name: str, overrides: tuple[str, ...]) -> Mapping[str, An
 def _file(group: str, name: str) -> Mapping[str, Any] | None:
     """Return a group's file as it stands, where it needs no composing: fifty methods cost fifty reads, not seconds."""
     path = GlobalHydra.instance().config_loader().get_search_path().get_path()
-    folders = [_own_folder[0].split("file://")[1].rstrip("']")] if _own_folder else []
-    folders += [str(element.path).removeprefix("file://") for element in path]
+    folders = [*_own_folder, *(Path(str(element.path).removeprefix("file://")) for element in path)]
     for folder in folders:
-        file = Path(folder) / group / f"{name}.yaml"
+        file = folder / group / f"{name}.yaml"
         if file.is_file():
             node = OmegaConf.load(file)
             needs_hydra = "defaults" in node or "@package" in file.read_text(encoding="utf-8")

@@ -200,7 +200,8 @@ def differences(store: Store, paper: str) -> list[str]:
 
 def accept(store: Store, paper: str, reason: str, tier: str | None) -> int:
     """Accept the present rows of a paper (of one tier, when given), and renew the README's table."""
-    rows = _rows(gather(store, paper), tier)
+    findings = gather(store, paper)
+    rows = _rows(findings, tier)
     if not rows:
         raise UserError(
             f"{paper} has no runs{f' at tier {tier}' if tier else ''} to accept; reproduce it first"
@@ -212,12 +213,17 @@ def accept(store: Store, paper: str, reason: str, tier: str | None) -> int:
             f"{first.experiment} {first.target} is {first.verdict} ({first.reason}); nothing was accepted"
         )
     root = store.root / "accepted"
-    count = accepted.accept(root, rows, reason, provenance.git_state()["sha"])
-    readme = paths.CHECKOUT / "README.md"
+    count = accepted.accept(root, rows, reason, provenance.git_state()["sha"], findings.headline)
+    renew_readme(store)
+    return count
+
+
+def renew_readme(store: Store) -> None:
+    """Write the README's verdict table from the accepted values, where the store is the checkout's own."""
+    readme, root = paths.CHECKOUT / "README.md", store.root / "accepted"
     if readme.is_file() and root == paths.CHECKOUT / "results" / "accepted":
         text = accepted.with_table(readme.read_text(encoding="utf-8"), accepted.readme_table(root))
         readme.write_text(text, encoding="utf-8")
-    return count
 
 
 def regressions(store: Store, paper: str, tier: str | None) -> tuple[list[str], int]:
@@ -226,6 +232,13 @@ def regressions(store: Store, paper: str, tier: str | None) -> tuple[list[str], 
     rows = _rows(findings, tier)
     watched = [r for r in rows if (r.experiment, r.target) in findings.headline and r.verdict != "reduced"]
     return accepted.compare(store.root / "accepted", rows, findings.headline), len(watched)
+
+
+def accepted_papers(store: Store, tier: str | None) -> list[str]:
+    """Return the papers that have accepted values (at `tier`, when given): those the gate must see."""
+    root = store.root / "accepted"
+    stems = sorted(p.stem for p in root.glob("*.json"))
+    return [p for p in stems if any(tier in (None, k.split(":")[-2]) for k in accepted.load(root, p))]
 
 
 def _rows(findings: Findings, tier: str | None) -> list[Row]:

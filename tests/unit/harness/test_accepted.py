@@ -97,9 +97,32 @@ def test_times_and_ratios_never_gate(root):
         assert moves(root, row("violated", unit=unit, tier="paper")) == []
 
 
-def test_only_headlines_gate_and_reduced_rows_are_not_compared(root):
+def test_only_headlines_gate(root):
     assert accepted.compare(root, [row("violated")], {("p/e", "other"): 0.0}) == []
-    assert moves(root, row("reduced", samples={})) == []
+
+
+def test_a_headline_that_turns_reduced_has_moved(root):
+    first, *_ = moves(root, row("reduced", samples={}))
+    assert "holds became reduced" in first
+
+
+def test_a_row_accepted_as_reduced_or_never_accepted_may_stay_reduced(root):
+    assert moves(root, row(), row("reduced", samples={}, tier="smoke")) == []
+    accepted.accept(root, [row("reduced", samples={}, tier="smoke", ours=None)], "too small", "f")
+    assert moves(root, row("reduced", samples={}, tier="smoke", ours=None)) == []
+
+
+@pytest.mark.parametrize(
+    ("now", "headline"), [([row()], {("p/e", "u"): 0.0}), ([row(target="u")], {("p/e", "t"): 0.0})]
+)
+def test_a_headline_cannot_be_dropped_unseen(tmp_path, now, headline):
+    accepted.accept(tmp_path, [row()], "first", "0123456789abcdef", headline=HEADLINE)
+    assert any("was a headline and is none now" in m for m in accepted.compare(tmp_path, now, headline))
+
+
+def test_a_headline_of_a_tier_that_did_not_run_is_not_missed(tmp_path):
+    accepted.accept(tmp_path, [row(), row(tier="smoke")], "first", "0123456789abcdef", headline=HEADLINE)
+    assert accepted.compare(tmp_path, [row(tier="smoke")], HEADLINE) == []
 
 
 def test_accepting_renews_only_what_moved(root):
