@@ -43,8 +43,12 @@ def proportion_curves(data: pd.DataFrame) -> Figure:
     return figure
 
 
-def minority_against_size(data: pd.DataFrame) -> Figure:
-    """Mean minority fraction over models against size, one panel a setting, with released values as crosses."""
+def minority_against_size(data: pd.DataFrame, released: bool = True) -> Figure:
+    """Mean minority fraction over models against size, one panel a setting.
+
+    released: show released values as crosses. They are of the released depth rule, where T = 1 has two layers, and do
+    not belong beside networks of true depth.
+    """
     rows = data[data["metric"] == "minority_fraction"]
     cells = list(_cells(rows, ["method", "family", "features"]))
     figure, axes = _grid(len(cells), columns=3)
@@ -54,8 +58,11 @@ def minority_against_size(data: pd.DataFrame) -> Figure:
             shade: Any = {"color": str(0.55 * k / 2)}
             axis.plot(x, mean, ls=LINES[k % 4], marker=MARKERS[k % 8], ms=4, label=f"T = {depth:g}", **shade)
             axis.fill_between(x, np.maximum(low, 0), high, alpha=0.12, lw=0, **shade)
-            released = _released(method, depth, curve)
-            mean_released = released.groupby(["source", "n"])["minority_fraction"].mean()
+            if not released:
+                continue
+            mean_released = (
+                _released(method, depth, curve).groupby(["source", "n"])["minority_fraction"].mean()
+            )
             for _, line in mean_released.groupby(level="source"):
                 axis.plot(
                     line.index.get_level_values("n"), line, ls="none", marker="+xv"[k % 3], ms=7, **shade
@@ -63,7 +70,8 @@ def minority_against_size(data: pd.DataFrame) -> Figure:
         axis.set(xscale="log", title=_title(method, family, features), ylim=(0, None))
         axis.legend(fontsize=7, frameon=False)
     _label(axes, "nodes n", "mean minority fraction")
-    figure.suptitle(f"bands: {LEVEL:.0%} of the mean over models; + x v: released, T = 1 2 3", fontsize=9)
+    crosses = "; + x v: released, T = 1 2 3" if released else ", true depth"
+    figure.suptitle(f"bands: {LEVEL:.0%} of the mean over models{crosses}", fontsize=9)
     return figure
 
 
