@@ -11,6 +11,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from reproven.data import provider
@@ -85,6 +86,7 @@ def test_loads_as_documented(path):
     assert before == {card: CARDS[card].sha256 for card in cards}
     data = function(**keywords)
     kind = {"images": check_images, "tables": check_table, "series": check_series, "text": check_text}
+    kind["pretrained"] = check_pretrained
     kind[function.__module__.rpartition(".")[2]](data)
     assert {card: provider.digest(card) for card in cards} == before
 
@@ -150,6 +152,14 @@ def check_series(data: Any) -> None:
     assert data.train.values.shape[1:] == data.test.values.shape[1:]
     assert data.train.classes == data.test.classes
     assert set(data.train.targets) == set(range(len(data.train.classes)))
+
+
+def check_pretrained(data: Any) -> None:
+    model, *tokenizer = data if isinstance(data, tuple) else (data,)
+    assert not model.training
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+    for t in tokenizer:
+        assert t("two words")["input_ids"]
 
 
 def check_text(data: Any) -> None:
