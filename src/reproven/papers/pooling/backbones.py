@@ -52,7 +52,9 @@ class CharLM(nn.Module):
 class SeriesEncoder(nn.Module):
     """A masked-patch encoder with BERT's layers: series (batch, length) -> states (batch, length / patch, d)."""
 
-    def __init__(self, patch: int = 8, d: int = 64, layers: int = 2, heads: int = 4, longest: int = 64) -> None:
+    def __init__(
+        self, patch: int = 8, d: int = 64, layers: int = 2, heads: int = 4, longest: int = 64
+    ) -> None:
         require("transformers", "pooling")
         from transformers import BertConfig, BertModel
 

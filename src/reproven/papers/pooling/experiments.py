@@ -42,6 +42,7 @@ def probe(
     seed: list[int],
     epochs: int,
     batch: int,
+    learned_seeds: int,
     precision: str = "bfloat16",
     max_tokens: int = 128,
     documents: Mapping[str, Sequence[int]] | None = None,
@@ -56,6 +57,7 @@ def probe(
 ) -> None:
     """Probe every pooling on the tasks of one source, with arms P and C, and record scores and learned weights.
 
+    learned_seeds: poolings that learn take so many of the seeds, as a copy of theirs costs the most.
     source: a text data set (with MiniLM), ``characters``, ``series`` or ``vision``. documents: text data set -> (training,
     test) documents at most. Coordinates: task, scope, arm, method, seed (probe's), metric ``score`` in the task's own
     metric, oriented by ``direction``; ``utility`` is the same with higher better, for comparisons over tasks.
@@ -85,7 +87,7 @@ def probe(
             names = load(source)["train"].features["label"].names
             found.append(tasks.topical_similarity(task, names, pairs))
         made = Source(found, {}, record["seconds"], record["bytes"])
-    _probe_all(ctx, made, seed, epochs, batch)
+    _probe_all(ctx, made, seed, learned_seeds, epochs, batch)
 
 
 def probe_llm(
@@ -95,6 +97,7 @@ def probe_llm(
     seed: list[int],
     epochs: int,
     batch: int,
+    learned_seeds: int,
     documents: Mapping[str, Sequence[int]],
     max_tokens: int = 64,
     window: int = 16,
@@ -121,10 +124,12 @@ def probe_llm(
                 max_tokens=max_tokens,
             )
         )  # fmt: skip
-    _probe_all(ctx, Source(found, {}, record["seconds"], record["bytes"]), seed, epochs, batch)
+    _probe_all(ctx, Source(found, {}, record["seconds"], record["bytes"]), seed, learned_seeds, epochs, batch)
 
 
-def _probe_all(ctx: Context, made: Source, seed: Sequence[int], epochs: int, batch: int) -> None:
+def _probe_all(
+    ctx: Context, made: Source, seed: Sequence[int], learned: int, epochs: int, batch: int
+) -> None:
     if made.seconds:
         ctx.record("extraction_seconds", made.seconds, unit="s", direction="lower", method="", dataset="")
         ctx.record("store_bytes", made.bytes, unit="B", direction="lower", method="", dataset="")
@@ -137,12 +142,12 @@ def _probe_all(ctx: Context, made: Source, seed: Sequence[int], epochs: int, bat
     for i, task in enumerate(made.tasks):
         ctx.progress(0.4 + 0.6 * i / len(made.tasks), task.name)
         if isinstance(task, PairTask):
-            _probe_pairs(ctx, task, seed, epochs, batch)
+            _probe_pairs(ctx, task, seed, learned, epochs, batch)
         else:
-            _probe_task(ctx, task, seed, epochs, batch)
+            _probe_task(ctx, task, seed, learned, epochs, batch)
 
 
-def _probe_task(ctx: Context, task: Task, seed: Sequence[int], epochs: int, batch: int) -> None:
+def _probe_task(ctx: Context, task: Task, seed: Sequence[int], learned: int, epochs: int, batch: int) -> None:
     numbers = [ctx.derive("probe", task=task.name, copy=s) % 2**31 for s in seed]
     seeds = draw_seeds(task, numbers)
     order = ctx.derive("order", task=task.name) % 2**31
@@ -158,15 +163,14 @@ def _probe_task(ctx: Context, task: Task, seed: Sequence[int], epochs: int, batc
             _record(ctx, task, name, "P", seed, test)
     for name, (x, outer) in features.items():
         _record(ctx, task, name, "C", seed, fit_ridge(task, x[0], outer[0], seeds).test)
+    some, seed = seeds.first(learned), seed[:learned]
     for name, pooling in ctx.methods.items():
         if not pooling.learns:
             continue
-        fitted = fit_learned(task, pooling, seeds, epochs=epochs, batch=batch, order=order)
+        fitted = fit_learned(task, pooling, some, epochs=epochs, batch=batch, order=order)
         _record(ctx, task, name, "P", seed, fitted.test)
         x, outer = _both(pooling, task, fitted.parameters)
-        converged = [
-            float(fit_ridge(task, x[i], outer[i], seeds.only(i)).test[0]) for i in range(len(seed))
-        ]
+        converged = [float(fit_ridge(task, x[i], outer[i], some.only(i)).test[0]) for i in range(len(seed))]
         _record(ctx, task, name, "C", seed, torch.tensor(converged))
         _parameters(ctx, task, name, fitted)
         if isinstance(pooling, WAvg):
@@ -180,13 +184,13 @@ def _both(pooling: Pooling, task: Task, parameters: Mapping[str, Tensor] | None)
     )
 
 
-def _probe_pairs(ctx: Context, task: PairTask, seed: Sequence[int], epochs: int, batch: int) -> None:
+def _probe_pairs(
+    ctx: Context, task: PairTask, seed: Sequence[int], learned: int, epochs: int, batch: int
+) -> None:
     numbers = [ctx.derive("probe", task=task.name, copy=s) % 2**31 for s in seed]
     order = ctx.derive("order", task=task.name) % 2**31
     everything = np.arange(len(task.tokens))
-    features = {
-        n: pooled(p, task.tokens, everything) for n, p in ctx.methods.items() if not p.learns
-    }
+    features = {n: pooled(p, task.tokens, everything) for n, p in ctx.methods.items() if not p.learns}
     by_width: dict[int, list[str]] = {}
     for name, x in features.items():
         by_width.setdefault(x.shape[2], []).append(name)
@@ -197,6 +201,7 @@ def _probe_pairs(ctx: Context, task: PairTask, seed: Sequence[int], epochs: int,
         )
         for name, test in zip(names, fitted.test):
             _record(ctx, task, name, "P", seed, test)
+    numbers, seed = numbers[:learned], seed[:learned]
     for name, pooling in ctx.methods.items():
         if pooling.learns:
             fitted = fit_learned_pairs(task, pooling, numbers, epochs=epochs, batch=batch, order=order)
@@ -211,7 +216,7 @@ def _record(
 ) -> None:  # fmt: skip
     unit, direction = UNITS.get(task.metric, ("1", "higher"))
     where: dict[str, Any] = {
-        "task": task.name, "scope": task.scope, "arm": arm, "method": name, "copy": seed, "dataset": "",
+        "task": task.name, "scope": task.scope, "arm": arm, "method": name, "seed": seed, "dataset": "",
     }  # fmt: skip
     values = [float(v) for v in values]
     ctx.record_many("score", values, unit=unit, direction=direction, **where)
@@ -243,9 +248,15 @@ def _inspect(
     for place in range(min(n, 64)):
         ctx.record_many(
             "weight", weights[:, n - 1 - place], unit="share", task=task.name, scope=task.scope, method=name,
-            from_end=place, copy=seed, dataset="",
+            from_end=place, seed=seed, dataset="",
         )  # fmt: skip
-    where: dict[str, Any] = {"task": task.name, "scope": task.scope, "method": name, "copy": seed, "dataset": ""}
+    where: dict[str, Any] = {
+        "task": task.name,
+        "scope": task.scope,
+        "method": name,
+        "seed": seed,
+        "dataset": "",
+    }
     ctx.record_many("weight_norm", weights.norm(dim=1), unit="norm", **where)
     ctx.record_many("sharpness", weights.norm(dim=1) * n**0.5, unit="of 1/sqrt(n)", **where)
     ctx.record_many("last_is_largest", (weights.argmax(dim=1) == n - 1).double(), unit="1", **where)
@@ -255,4 +266,41 @@ def _inspect(
             ctx.record_many("cosine", cosine, unit="cosine", fixed=other, **where)
 
 
-__all__ = ["Seeds", "probe", "probe_llm"]
+def padding(
+    ctx: Context,
+    *,
+    seed: list[int],
+    documents: Sequence[int],
+    max_tokens: int,
+    precision: str = "bfloat16",
+    batch: int = 64,
+) -> None:
+    """Negative control: what padding on the other side does to each pooling, with its mask and in unmasked twins.
+
+    Tweets in random batches of unequal lengths. ``padding_gap``: largest change of a pooled vector from right to left
+    padding, over the mean length of pooled vectors. ``score``: arm C trained under right, tested under left padding.
+    """
+    task, _ = tasks.classification(
+        ctx.dataset, "election_tweets", documents=documents[0], test_documents=documents[1], max_tokens=max_tokens,
+        precision=precision,
+    )  # fmt: skip
+    seeds = draw_seeds(task, [ctx.derive("padding", copy=s) % 2**31 for s in seed])
+    order = ctx.generator("batches").permutation(len(task.tokens))
+    for name, pooling in ctx.methods.items():
+        sides = {}
+        for left in (False, True):
+            out: list[Tensor] = []
+            for part in np.array_split(order, range(batch, len(order), batch)):
+                out.append(pooling(*task.tokens.batch(part, left=left)))
+            sides[left] = torch.cat(out)[np.argsort(order)]
+        gap = (sides[True] - sides[False]).norm(dim=1) / sides[False].norm(dim=1).mean()
+        ctx.record("padding_gap", float(gap.max()), unit="of length", direction="lower", method=name, dataset="")
+        fitted = fit_ridge(task, sides[False][task.pool], sides[True][task.test], seeds)
+        same = fit_ridge(task, sides[False][task.pool], sides[False][task.test], seeds)
+        for test_side, found in (("left", fitted.test), ("right", same.test)):
+            ctx.record_many(
+                "score", found, unit="1", direction="higher", method=name, test_side=test_side, seed=seed, dataset=""
+            )
+
+
+__all__ = ["padding", "probe", "probe_llm"]

@@ -215,7 +215,9 @@ class _tap:
             return
         modules = dict(model.named_modules())
         if layer not in modules:
-            raise UserError(f"the model has no layer {layer!r}{did_you_mean(layer, [m for m in modules if m])}")
+            raise UserError(
+                f"the model has no layer {layer!r}{did_you_mean(layer, [m for m in modules if m])}"
+            )
         self.handle = modules[layer].register_forward_hook(self._see)
 
     def _see(self, module: nn.Module, inputs: Any, output: Any) -> None:

@@ -329,7 +329,9 @@ class Covariance(Fixed):
 
 def _newton_schulz_root(matrix: Tensor, iterations: int) -> Tensor:
     """Return the approximate square root of (batch, c, c) covariances; zero matrices stay zero."""
-    trace = matrix.diagonal(dim1=1, dim2=2).sum(dim=1)[:, None, None].clamp(min=torch.finfo(matrix.dtype).tiny)
+    trace = (
+        matrix.diagonal(dim1=1, dim2=2).sum(dim=1)[:, None, None].clamp(min=torch.finfo(matrix.dtype).tiny)
+    )
     eye = torch.eye(matrix.shape[1], dtype=matrix.dtype, device=matrix.device).expand_as(matrix)
     y, z = matrix / trace, eye
     for _ in range(iterations):

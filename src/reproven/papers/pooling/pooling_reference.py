@@ -71,9 +71,7 @@ def query_attention(z, s, p):
 
 
 def gated_abmil(z, s, p):
-    scores = [
-        p["w"] @ (np.tanh(p["v"] @ row + p["v_bias"]) * expit(p["u"] @ row + p["u_bias"])) for row in z
-    ]
+    scores = [p["w"] @ (np.tanh(p["v"] @ row + p["v_bias"]) * expit(p["u"] @ row + p["u_bias"])) for row in z]
     a = softmax(np.array(scores))
     return sum(a_i * row for a_i, row in zip(a, z))
 
@@ -120,9 +118,7 @@ def sim_pool(z, s, p):
 
 def efficient_probing(z, s, p):
     values = z @ p["v"].T
-    parts = [
-        attend(z, z, values[:, c], p["q"][m], 1.0) for m, c in enumerate(chunks(z.shape[1], s.queries))
-    ]
+    parts = [attend(z, z, values[:, c], p["q"][m], 1.0) for m, c in enumerate(chunks(z.shape[1], s.queries))]
     return np.concatenate(parts)
 
 

@@ -48,9 +48,7 @@ class Task:
         if self.kind not in KINDS:
             raise ValueError(f"task kind {self.kind!r} is not one of {', '.join(KINDS)}")
         if len(self.targets) != len(self.tokens):
-            raise ValueError(
-                f"task {self.name}: {len(self.targets)} targets for {len(self.tokens)} inputs"
-            )
+            raise ValueError(f"task {self.name}: {len(self.targets)} targets for {len(self.tokens)} inputs")
         if len(self.pool) < 10 or len(self.test) < 2:
             raise ValueError(f"task {self.name}: {len(self.pool)} + {len(self.test)} inputs are too few")
 
@@ -78,6 +76,10 @@ class Seeds:
 
     numbers: tuple[int, ...]
     members: Tensor
+
+    def first(self, count: int) -> Seeds:
+        """Return the first `count` of them."""
+        return Seeds(self.numbers[:count], self.members[:count])
 
     def only(self, place: int) -> Seeds:
         """Return one of them."""
@@ -268,10 +270,7 @@ def fit_learned(
         inner = head(pooled(pooling, task.tokens, task.pool, frozen))[:, :, 0]
         outer = head(pooled(pooling, task.tokens, task.test, frozen))[:, :, 0]
         validation = torch.stack(
-            [
-                score(task, one[~members], targets[~members])
-                for one, members in zip(inner, seeds.members)
-            ]
+            [score(task, one[~members], targets[~members]) for one, members in zip(inner, seeds.members)]
         )
         test = score(task, outer, task.targets[task.test])
     return Fitted(test, validation, frozen, Head(head.weight.detach(), head.bias.detach()))

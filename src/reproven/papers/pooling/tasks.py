@@ -55,7 +55,12 @@ def stratified(labels: Sequence[int], count: int, rng: np.random.Generator) -> n
 
 
 def text_tokens(
-    load: Loader, model: str, texts: Sequence[str], described: Mapping[str, Any], tell: Tell | None, **setting: Any
+    load: Loader,
+    model: str,
+    texts: Sequence[str],
+    described: Mapping[str, Any],
+    tell: Tell | None,
+    **setting: Any,
 ) -> tuple[Tokens, dict[str, Any]]:
     """Return the stored tokens of texts under a pretrained model (its card's name)."""
     specification = {"model": model, "model_digest": provider.digest(model), **described, **setting}
@@ -140,7 +145,14 @@ def topical_similarity(task: Task, names: Sequence[str], pairs: int, seed: int =
 
 
 def next_character(
-    load: Loader, dataset: str, *, steps: int, examples: int, test_examples: int, context: int = 32, seed: int = 0
+    load: Loader,
+    dataset: str,
+    *,
+    steps: int,
+    examples: int,
+    test_examples: int,
+    context: int = 32,
+    seed: int = 0,
 ) -> Source:
     """Next character after `context` characters, from the states of a frozen character model trained on other texts.
 
@@ -375,7 +387,9 @@ def _forecasts(
 # ---------------------------------------------------------------- vision
 
 
-def small_vit(load: Loader, dataset: str, *, steps: int, train: int, seed: int = 0) -> tuple[Any, np.ndarray, np.ndarray]:
+def small_vit(
+    load: Loader, dataset: str, *, steps: int, train: int, seed: int = 0
+) -> tuple[Any, np.ndarray, np.ndarray]:
     """Return the masked-patch ViT, the images (n, 28, 28) in [0, 1] in random order, and their labels.
 
     The first `train` images train the backbone and are the pool of every probe.
@@ -395,12 +409,12 @@ def small_vit(load: Loader, dataset: str, *, steps: int, train: int, seed: int =
     return model, x, images.targets[order]
 
 
-CENTRE = np.array([7 * row + column for row in (2, 3, 4) for column in (2, 3, 4)])  # hidden patches of inpainting
+CENTRE = np.array(
+    [7 * row + column for row in (2, 3, 4) for column in (2, 3, 4)]
+)  # hidden patches of inpainting
 
 
-def vision_source(
-    load: Loader, dataset: str, *, steps: int, train: int, test: int, seed: int = 0
-) -> Source:
+def vision_source(load: Loader, dataset: str, *, steps: int, train: int, test: int, seed: int = 0) -> Source:
     """Digits: class, the hidden central patches, and which pixels are ink, each from one pooled vector."""
     model, x, labels = small_vit(load, dataset, steps=steps, train=train, seed=seed)
     x, labels = x[: train + test], labels[: train + test]
@@ -413,7 +427,15 @@ def vision_source(
     ink = (images.flatten(1) > 0.5).float()
     tasks: list[Task | PairTask] = [
         Task("digit", "global", "classes", plain, torch.from_numpy(labels), pool, held, classes=10),
-        Task("inpainting", "global", "values", dense(backbones.states(model, images, masked)), patches, pool, held),
+        Task(
+            "inpainting",
+            "global",
+            "values",
+            dense(backbones.states(model, images, masked)),
+            patches,
+            pool,
+            held,
+        ),
         Task("segmentation", "local", "pixels", plain, ink, pool, held),
     ]
     mean_patch = float((patches[held] - patches[pool].mean(dim=0)).square().mean())

@@ -197,9 +197,7 @@ def pooled_lipschitz(
 
 def average_lipschitz(block: Block, n: int, radius: float) -> float:
     """Avg after a dot-product block: the smaller of ``K/sqrt n`` by T1 and the row constant by T2."""
-    return min(
-        block_lipschitz(block, n, radius) / math.sqrt(n), block_lipschitz(block, n, radius, row=True)
-    )
+    return min(block_lipschitz(block, n, radius) / math.sqrt(n), block_lipschitz(block, n, radius, row=True))
 
 
 def gamma(epsilon: float, sigma: float, constant: float) -> float:
