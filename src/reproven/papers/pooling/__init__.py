@@ -56,8 +56,9 @@ from reproven.papers.pooling.probes import Task, draw_seeds, fit_fixed, fit_lear
 from reproven.papers.pooling.sensitivity import Exceedance, auc, exceedance, neighbours
 
 __all__ = [
-    "LSE", "PMA", "AdaPool", "Avg", "AvgMax", "Covariance", "EfficientProbing", "Exceedance", "First", "GatedABMIL", "GeM",
-    "Last", "LatentDictionary", "Max", "Median", "Min", "Pooling", "PoolingLayer", "PositionMean", "QueryAttention",
+    "LSE", "PMA", "AdaPool", "Avg", "AvgMax", "Covariance", "EfficientProbing", "Exceedance", "First", "GatedABMIL",
+    "GeM", "Last",
+    "LatentDictionary", "Max", "Median", "Min", "Pooling", "PoolingLayer", "PositionMean", "QueryAttention",
     "SimPool", "SlicedWasserstein", "SqrtMean", "Sum", "Task", "Tokens", "TopK", "WAvg", "auc", "dense", "draw_seeds",
     "encode_texts", "exceedance", "fit_fixed", "fit_learned", "fit_ridge", "neighbours", "pooled", "ragged", "stored",
     "theory",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,8 @@ DOUBLE = torch.float64
 def constants(ctx: Context, *, shapes: Sequence[Sequence[int]], draws: int, points: int) -> None:
     """Every pooling's Lipschitz constants against perturbations of many kinds, and where they are attained.
 
-    ``over_constant``: largest ``|g(Z + E) - g(Z)| / (L |E|)`` over `draws` perturbations a kind, in each norm; must be at
+    ``over_constant``: largest ``|g(Z + E) - g(Z)| / (L |E|)`` over `draws` perturbations a kind, in each norm;
+    must be at
     most 1. ``jacobian_over_constant``: operator norm of the Jacobian over the Frobenius constant at `points` points.
     """
     for n, d in shapes:
@@ -37,7 +39,8 @@ def constants(ctx: Context, *, shapes: Sequence[Sequence[int]], draws: int, poin
 
 
 def perturbations(kind: str, n: int, d: int, count: int, g: torch.Generator) -> Tensor:
-    """Return `count` perturbations (count, n, d): Gaussian, rank_one, one_hot (one entry), constant (all tokens alike)."""
+    """Return `count` perturbations (count, n, d): Gaussian, rank_one, one_hot (one entry), constant (all
+    tokens alike)."""
     if kind == "gaussian":
         return torch.randn(count, n, d, generator=g, dtype=DOUBLE)
     if kind == "rank_one":
@@ -171,12 +174,13 @@ def _special(ctx: Context) -> None:
     _plain(ctx, "softmax_jacobian", float(theory.softmax_jacobian_norm(half)), kind="two_halves")
 
 
-def _plain(ctx: Context, metric: str, value: float, **where: int | float | str | bool) -> None:
+def _plain(ctx: Context, metric: str, value: float, **where: Any) -> None:
     ctx.record(metric, value, unit="ratio", method="", **where)
 
 
 def sum_is_n_avg(ctx: Context, *, dataset_size: int, n: int, neighbours_k: int = 5) -> None:
-    """Row 7: at one length, Sum and n times Avg are the same vectors for kNN, cosine and standardised logistic regression.
+    """Row 7: at one length, Sum and n times Avg are the same vectors for kNN, cosine and standardised logistic
+    regression.
 
     On patches of real digits: rows of an image are its tokens.
     """
@@ -260,13 +264,13 @@ def _block_bounds(
         )
         far = (function(moved) - function(x).repeat_interleave(directions, 0)).flatten(1).norm(dim=1)
         secant = float((far / (moved - x.repeat_interleave(directions, 0)).flatten(1).norm(dim=1)).max())
-        where = {"model": model, "n": n, "kind": kind, "method": ""}
+        where: dict[str, Any] = {"model": model, "n": n, "kind": kind, "method": ""}
         ctx.record("over_bound", max(local, secant) / bound, unit="of K", direction="lower", **where)
         ctx.record("empirical", max(local, secant), unit="1", **where)
         ctx.record("bound", bound, unit="1", **where)
         if kind == "dot":
             block = stack[0]
-            row = max(theory.local_lipschitz(lambda v: block(v)[-1], one, g, steps=15) for one in x)
+            row = max(theory.local_lipschitz(lambda v: block(v)[-1], one, g, steps=15) for one in x)  # noqa: B023 - called now
             ctx.record(
                 "row_over_bound",
                 row / theory.block_lipschitz(block, n, radius, row=True),
@@ -274,7 +278,7 @@ def _block_bounds(
                 direction="lower",
                 **where,
             )
-            mean = max(theory.local_lipschitz(lambda v: block(v).mean(dim=0), one, g, steps=15) for one in x)
+            mean = max(theory.local_lipschitz(lambda v: block(v).mean(dim=0), one, g, steps=15) for one in x)  # noqa: B023
             ctx.record(
                 "average_over_bound",
                 mean / theory.average_lipschitz(block, n, radius),
@@ -294,7 +298,8 @@ def _composed(stack: Sequence[Block]) -> Callable[[Tensor], Tensor]:
 
 
 def _gammas(ctx: Context, trained: bool, count: int, d: int, heads: int, radius: float, n: int = 16) -> None:
-    """Row 5: E_epsilon on a grid of sigma against gamma; sigma is chosen so that gamma runs from 0.05 to 5, and one that
+    """Row 5: E_epsilon on a grid of sigma against gamma; sigma is chosen so that gamma runs from 0.05 to 5,
+    and one that
     the outputs themselves reach (where gamma is far above 1)."""
     g = ctx.torch_generator("gammas", trained=trained)
     block = theory.random_block("dot", d, heads, g)
@@ -313,7 +318,11 @@ def _gammas(ctx: Context, trained: bool, count: int, d: int, heads: int, radius:
         for place, sigma in enumerate(sigmas):
             found = exceedance(moved, sigma, 0.99)
             level = theory.gamma(epsilon, sigma, constant)
-            where = {"method": type(pooling).__name__.lower(), "trained": trained, "place": place}
+            where: dict[str, Any] = {
+                "method": type(pooling).__name__.lower(),
+                "trained": trained,
+                "place": place,
+            }
             ctx.record("excess", found.high - min(1.0, level), unit="probability", direction="lower", **where)
             ctx.record("vacuous", float(level >= 1), unit="share", **where)
             ctx.record("exceedance", found.share, unit="1", **where)
@@ -337,13 +346,14 @@ def _trained(block: Block, n: int, d: int, radius: float, g: torch.Generator) ->
 
 
 def _growth(ctx: Context, model: int, lengths: Sequence[int], d: int, heads: int, radius: float) -> None:
-    """Row 6: Last's local constant over n; |change of Avg| / |change of Last| for incoherent and for sink-token noise."""
+    """Row 6: Last's local constant over n; |change of Avg| / |change of Last| for incoherent and for
+    sink-token noise."""
     g = ctx.torch_generator("growth", model=model)
     block = theory.random_block("dot", d, heads, g)
     sink = _sink_block(d, heads, g)
     for n in lengths:
         x = theory.rows_within(torch.randn(8, n, d, generator=g, dtype=DOUBLE), radius)
-        where = {"model": model, "n": n, "method": ""}
+        where: dict[str, Any] = {"model": model, "n": n, "method": ""}
         last = [theory.local_lipschitz(lambda v: block(v)[-1], one, g, steps=15) for one in x]
         ctx.record("last_constant", float(np.mean(last)), unit="1", **where)
         noise = 1e-4 * torch.randn(64, n, d, generator=g, dtype=DOUBLE)
@@ -390,7 +400,7 @@ def _scales(ctx: Context, model: int, d: int, heads: int, n: int = 16) -> None:
     for scale in (0.1, 1.0, 10.0, 100.0):
         for kind, block in made.items():
             local = theory.local_lipschitz(lambda v: theory.attention(block, v), scale * x, g, steps=30)  # noqa: B023
-            where = {"model": model, "scale": scale, "kind": kind, "method": ""}
+            where: dict[str, Any] = {"model": model, "scale": scale, "kind": kind, "method": ""}
             ctx.record("attention_constant", local, unit="1", **where)
             if kind != "dot":
                 bound = theory.l2_lipschitz(block, n) if kind == "l2" else theory.scsa_lipschitz(block, n)

@@ -57,7 +57,8 @@ def ranks_differ(
 ) -> Decision:
     """Decide by Friedman's test that mean ranks of the members of `axis` over tasks are not all equal.
 
-    `data` is oriented, higher is better; rank 1 is best. Holds where p <= 1 - confidence, else inconclusive: a test that
+    `data` is oriented, higher is better; rank 1 is best. Holds where p <= 1 - confidence, else inconclusive: a
+    test that
     does not reject shows nothing. Ours: p.
     """
     ranks = rank_table(data, axis, over)
@@ -98,7 +99,8 @@ def norm_predicts(
     b: str,
     bound: float = 0.0,
 ) -> Decision:
-    """Decide that over tasks the learned norm of W-Avg goes with the lead of pooling `a` over `b`: Spearman's rho > bound.
+    """Decide that over tasks the learned norm of W-Avg goes with the lead of pooling `a` over `b`: Spearman's
+    rho > bound.
 
     data: rows of both metrics; the lead is (score of a less score of b) over the larger of their absolute values.
     Fisher's interval of rho, with Fieller's factor 1.06.
@@ -163,9 +165,13 @@ def best_in_each(
         if worst is None or found[0] > worst[0]:
             worst = found
     assert worst is not None
-    verdict = "violated" if "violated" in verdicts else "inconclusive" if "inconclusive" in verdicts else "holds"
+    verdict = (
+        "violated" if "violated" in verdicts else "inconclusive" if "inconclusive" in verdicts else "holds"
+    )
     ours, low, high = (math.exp(v) if math.isfinite(v) else (math.inf if v > 0 else 0.0) for v in worst[:3])
-    reason = f"largest ratio {ours:.3f} at {worst[3]}; {verdicts.count('holds')} of {len(verdicts)} groups hold"
+    reason = (
+        f"largest ratio {ours:.3f} at {worst[3]}; {verdicts.count('holds')} of {len(verdicts)} groups hold"
+    )
     return Decision(verdict, ours, low, high, len(grouped), reason, {})
 
 
@@ -258,5 +264,7 @@ def stronger_attack(
             worst = (float(gap.mean()), low, high, str(point))
     assert worst is not None
     verdict = next((v for v in ("violated", "inconclusive") if v in verdicts), "holds")
-    reason = f"least lead {worst[0]:.4g} at {worst[3]}; {verdicts.count('holds')} of {len(verdicts)} groups hold"
+    reason = (
+        f"least lead {worst[0]:.4g} at {worst[3]}; {verdicts.count('holds')} of {len(verdicts)} groups hold"
+    )
     return Decision(verdict, *worst[:3], len(grouped), reason, {})

@@ -22,7 +22,6 @@ from reproven.papers.pooling.pairs import (
 )
 from reproven.papers.pooling.probes import (
     Fitted,
-    Seeds,
     Task,
     draw_seeds,
     fit_fixed,
@@ -58,7 +57,8 @@ def probe(
     """Probe every pooling on the tasks of one source, with arms P and C, and record scores and learned weights.
 
     learned_seeds: poolings that learn take so many of the seeds, as a copy of theirs costs the most.
-    source: a text data set (with MiniLM), ``characters``, ``series`` or ``vision``. documents: text data set -> (training,
+    source: a text data set (with MiniLM), ``characters``, ``series`` or ``vision``. documents: text data set
+    -> (training,
     test) documents at most. Coordinates: task, scope, arm, method, seed (probe's), metric ``score`` in the task's own
     metric, oriented by ``direction``; ``utility`` is the same with higher better, for comparisons over tasks.
     """
@@ -139,12 +139,12 @@ def _probe_all(
         ctx.record(
             "reference", value, unit=unit, direction=direction, task=task, reference=name, method="", dataset=""
         )  # fmt: skip
-    for i, task in enumerate(made.tasks):
-        ctx.progress(0.4 + 0.6 * i / len(made.tasks), task.name)
-        if isinstance(task, PairTask):
-            _probe_pairs(ctx, task, seed, learned, epochs, batch)
+    for i, one in enumerate(made.tasks):
+        ctx.progress(0.4 + 0.6 * i / len(made.tasks), one.name)
+        if isinstance(one, PairTask):
+            _probe_pairs(ctx, one, seed, learned, epochs, batch)
         else:
-            _probe_task(ctx, task, seed, learned, epochs, batch)
+            _probe_task(ctx, one, seed, learned, epochs, batch)
 
 
 def _probe_task(ctx: Context, task: Task, seed: Sequence[int], learned: int, epochs: int, batch: int) -> None:
@@ -262,7 +262,7 @@ def _inspect(
     ctx.record_many("last_is_largest", (weights.argmax(dim=1) == n - 1).double(), unit="1", **where)
     for other, x in fixed.items():
         if x.shape[1] == outer.shape[2]:
-            cosine = torch.nn.functional.cosine_similarity(outer, x[None], dim=2).mean(dim=1)
+            cosine = torch.nn.functional.cosine_similarity(outer, x[None].float(), dim=2).mean(dim=1)
             ctx.record_many("cosine", cosine, unit="cosine", fixed=other, **where)
 
 
@@ -294,12 +294,21 @@ def padding(
                 out.append(pooling(*task.tokens.batch(part, left=left)))
             sides[left] = torch.cat(out)[np.argsort(order)]
         gap = (sides[True] - sides[False]).norm(dim=1) / sides[False].norm(dim=1).mean()
-        ctx.record("padding_gap", float(gap.max()), unit="of length", direction="lower", method=name, dataset="")
+        ctx.record(
+            "padding_gap", float(gap.max()), unit="of length", direction="lower", method=name, dataset=""
+        )
         fitted = fit_ridge(task, sides[False][task.pool], sides[True][task.test], seeds)
         same = fit_ridge(task, sides[False][task.pool], sides[False][task.test], seeds)
         for test_side, found in (("left", fitted.test), ("right", same.test)):
             ctx.record_many(
-                "score", found, unit="1", direction="higher", method=name, test_side=test_side, seed=seed, dataset=""
+                "score",
+                found,
+                unit="1",
+                direction="higher",
+                method=name,
+                test_side=test_side,
+                seed=seed,
+                dataset="",
             )
 
 

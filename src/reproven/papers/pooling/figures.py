@@ -67,7 +67,13 @@ def constants(data: pd.DataFrame) -> Figure:
     for k, (norm, hatch, colour) in enumerate((("frobenius", "", "#3b3b3b"), ("operator", "//", "#c9c9c9"))):
         mine = rows[rows["norm"] == norm].groupby("method")["value"].max().reindex(names)
         ax.bar(
-            np.arange(len(names)) + 0.4 * k - 0.2, mine, 0.4, color=colour, hatch=hatch, edgecolor="black", label=norm
+            np.arange(len(names)) + 0.4 * k - 0.2,
+            mine,
+            0.4,
+            color=colour,
+            hatch=hatch,
+            edgecolor="black",
+            label=norm,
         )
     ax.axhline(1.0, color="black", linewidth=1, linestyle="--")
     ax.set_xticks(np.arange(len(names)), [_short(n) for n in names], rotation=60, ha="right")
@@ -87,17 +93,25 @@ def bounds(data: pd.DataFrame) -> Figure:
                 continue
             line = left.plot(rows.mean(), **style, fillstyle=fill, markersize=5)[0]
             line.set_label(f"{kind}, {'bound' if metric == 'bound' else 'found'}")
-            left.fill_between(rows.min().index, rows.min(), rows.max(), color=style["color"], alpha=0.15, linewidth=0)
-    left.set(xscale="log", yscale="log", xlabel="tokens n", ylabel="Lipschitz constant (band: range over models)")
+            left.fill_between(
+                rows.min().index, rows.min(), rows.max(), color=style["color"], alpha=0.15, linewidth=0
+            )
+    left.set(
+        xscale="log", yscale="log", xlabel="tokens n", ylabel="Lipschitz constant (band: range over models)"
+    )
     left.legend(fontsize=7)
     for style, noise in zip(STYLES, ("incoherent", "sink")):
         rows = _pick(data, "avg_over_last", noise=noise).groupby("n")["value"]
         if len(rows) == 0:
             continue
-        right.errorbar(rows.mean().index, rows.mean(), rows.apply(_half), label=f"{noise} noise", capsize=3, **style)
+        right.errorbar(
+            rows.mean().index, rows.mean(), rows.apply(_half), label=f"{noise} noise", capsize=3, **style
+        )
     lengths = np.array(sorted(data["n"].dropna().unique()), dtype=float)
     right.plot(lengths, 1.2 * lengths**-0.5, color="black", linewidth=0.8, label="slope -1/2")
-    right.set(xscale="log", yscale="log", xlabel="tokens n", ylabel="|change of Avg| / |change of Last| (95 %)")
+    right.set(
+        xscale="log", yscale="log", xlabel="tokens n", ylabel="|change of Avg| / |change of Last| (95 %)"
+    )
     right.legend(fontsize=7)
     return fig
 
@@ -118,7 +132,9 @@ def task_scores(data: pd.DataFrame) -> Figure:
                 np.arange(len(shown)) + 0.2 * k - 0.1, mean, half, linestyle="none", marker="o" if k == 0 else "s",
                 color="black" if k == 0 else "#c44e00", fillstyle=fill, capsize=2, markersize=5, label=f"arm {arm}",
             )  # fmt: skip
-        for style, (_, mark) in zip(STYLES[3:], marks[marks["task"] == task].iterrows() if len(marks) else ()):
+        for style, (_, mark) in zip(
+            STYLES[3:], marks[marks["task"] == task].iterrows() if len(marks) else ()
+        ):
             ax.axhline(mark["value"], color=style["color"], linestyle=style["linestyle"], linewidth=1)
             ax.annotate(
                 str(mark["reference"]).replace("_", " "), (0.01, mark["value"]), xycoords=("axes fraction", "data"),
@@ -127,7 +143,10 @@ def task_scores(data: pd.DataFrame) -> Figure:
         lower = (mine["direction"] == "lower").any()
         unit = mine["unit"].iloc[0]
         ax.set_ylabel(f"score, {'accuracy' if unit == '1' else 'MSE' if lower else unit}", fontsize=7)
-        ax.set_title(f"{str(task).replace('_', ' ')} ({mine['scope'].iloc[0]}{', lower is better' if lower else ''})", fontsize=7)
+        ax.set_title(
+            f"{str(task).replace('_', ' ')} ({mine['scope'].iloc[0]}{', lower is better' if lower else ''})",
+            fontsize=7,
+        )
         ax.set_xticks(np.arange(len(shown)), [_short(m) for m in shown], rotation=50, ha="right", fontsize=7)
         ax.tick_params(axis="y", labelsize=7)
     if axes:
@@ -144,7 +163,10 @@ def critical_difference_axes(ax: Axes, data: pd.DataFrame, title: str) -> None:
     ax.errorbar(mean, y, xerr=width / 2, fmt="o", color="black", ecolor="#9a9a9a", capsize=2, markersize=4)
     ax.set_yticks(y, [_short(n) for n in mean.index], fontsize=7)
     ax.invert_yaxis()
-    ax.set_xlabel(f"mean rank over {len(ranks)} tasks, 1 best (bars: half the critical difference {width:.1f})", fontsize=7)
+    ax.set_xlabel(
+        f"mean rank over {len(ranks)} tasks, 1 best (bars: half the critical difference {width:.1f})",
+        fontsize=7,
+    )
     ax.set_title(title, fontsize=8)
 
 
@@ -164,17 +186,19 @@ def critical_difference_figure(data: pd.DataFrame) -> Figure:
 def learned_weights(data: pd.DataFrame) -> Figure:
     """W-Avg's learned weights by position from the end, and cosines of its vector to the fixed poolings'."""
     rows = _pick(data, "weight", method="pool_w_avg")
-    names = [t for t in dict.fromkeys(rows["task"].dropna())]
+    names = list(dict.fromkeys(rows["task"].dropna()))
     fig, (left, right) = _grid(2, columns=2, width=5.6, height=4.2)
     for i, task in enumerate(names):
         grouped = rows[rows["task"] == task].groupby("from_end")["value"]
         n = len(grouped)
         left.plot(
-            grouped.mean() * n, label=str(task).replace("_", " "), linewidth=1.2, markersize=3, markevery=max(1, n // 8),
-            **STYLES[i % len(STYLES)],
+            grouped.mean() * n, label=str(task).replace("_", " "), linewidth=1.2, markersize=3,
+            markevery=max(1, n // 8), **STYLES[i % len(STYLES)],
         )  # fmt: skip
     left.axhline(1.0, color="black", linewidth=0.6)
-    left.set(xlabel="position, from the last token (0) backwards", ylabel="learned weight times n (1: uniform)")
+    left.set(
+        xlabel="position, from the last token (0) backwards", ylabel="learned weight times n (1: uniform)"
+    )
     left.legend(fontsize=5, ncols=2)
     cosine = _pick(data, "cosine", method="pool_w_avg")
     table = cosine.pivot_table(index="task", columns="fixed", values="value").reindex(
@@ -184,7 +208,15 @@ def learned_weights(data: pd.DataFrame) -> Figure:
     right.set_xticks(range(table.shape[1]), [_short(c) for c in table.columns])
     right.set_yticks(range(table.shape[0]), [str(t).replace("_", " ") for t in table.index], fontsize=6)
     for (i, j), value in np.ndenumerate(table.to_numpy()):
-        right.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=6, color="white" if value > 0.6 else "black")
+        right.text(
+            j,
+            i,
+            f"{value:.2f}",
+            ha="center",
+            va="center",
+            fontsize=6,
+            color="white" if value > 0.6 else "black",
+        )
     fig.colorbar(image, ax=right, label="mean cosine of W-Avg to the fixed pooling")
     return fig
 
@@ -197,7 +229,13 @@ def norm_against_lead(data: pd.DataFrame) -> Figure:
     lead = (scores["pool_last"] - scores["pool_avg"]) / scores[["pool_last", "pool_avg"]].abs().max(axis=1)
     for task in norm.index.intersection(lead.index):
         ax.plot(norm[task], lead[task], "o", color="black", markersize=4)
-        ax.annotate(str(task).replace("_", " "), (norm[task], lead[task]), fontsize=6, xytext=(3, 3), textcoords="offset points")
+        ax.annotate(
+            str(task).replace("_", " "),
+            (norm[task], lead[task]),
+            fontsize=6,
+            xytext=(3, 3),
+            textcoords="offset points",
+        )
     ax.axhline(0, color="black", linewidth=0.6)
     ax.set(xlabel="|a|$_2$ sqrt(n) of W-Avg (1: uniform)", ylabel="lead of Last over Avg, relative")
     return fig
@@ -268,8 +306,8 @@ def attacks(data: pd.DataFrame) -> Figure:
             grouped = mine.groupby("method")["value"]
             ax.errorbar(
                 np.arange(len(names)) + 0.16 * (k - 1.5), 100 * grouped.mean().reindex(names),
-                100 * grouped.apply(_half).reindex(names), linestyle="none", marker=style["marker"], color=style["color"],
-                capsize=2, markersize=5, label=f"{attack.upper()}, {loss.replace('_', ' ')}",
+                100 * grouped.apply(_half).reindex(names), linestyle="none", marker=style["marker"],
+                color=style["color"], capsize=2, markersize=5, label=f"{attack.upper()}, {loss.replace('_', ' ')}",
             )  # fmt: skip
         ax.set_xticks(np.arange(len(names)), [_short(n) for n in names], rotation=40, ha="right")
         ax.set(title=f"epsilon {level:g}/255", ylabel="success on initially correct digits, %")
@@ -283,6 +321,11 @@ def signal(data: pd.DataFrame) -> Figure:
     fig, (ax,) = _grid(1, width=5.6, height=4.0)
     rows = _pick(data, "relative_error")
     _curves(ax, rows, "k", list(dict.fromkeys(rows["method"])))
-    ax.set(xscale="log", yscale="log", xlabel="signal tokens k of 128", ylabel="squared error over variance (95 %)")
+    ax.set(
+        xscale="log",
+        yscale="log",
+        xlabel="signal tokens k of 128",
+        ylabel="squared error over variance (95 %)",
+    )
     ax.legend(fontsize=8)
     return fig

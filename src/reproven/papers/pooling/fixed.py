@@ -352,6 +352,19 @@ def _at(tokens: Tensor, place: Tensor) -> Tensor:
 
 
 __all__ = [
-    "GeM", "LSE", "Avg", "AvgMax", "Covariance", "First", "Last", "Max", "Median", "Min", "Parameters", "PositionMean",
-    "SqrtMean", "Sum", "TopK",
+    "LSE",
+    "Avg",
+    "AvgMax",
+    "Covariance",
+    "First",
+    "GeM",
+    "Last",
+    "Max",
+    "Median",
+    "Min",
+    "Parameters",
+    "PositionMean",
+    "SqrtMean",
+    "Sum",
+    "TopK",
 ]  # fmt: skip

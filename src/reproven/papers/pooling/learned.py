@@ -2,8 +2,8 @@
 
 All attention poolings here share one observation: a learned query meets a key ``W_K z`` only through the number
 ``q . W_K z = z . (W_K^T q)``, and the weights leave the value projection linear, ``sum_i a_i W_V z_i = W_V sum_i a_i
-z_i``. So neither keys nor values of single tokens are ever made: tokens are read twice, O(n d) a head and copy, in place
-of O(n d^2). `learned_reference` does it literally; a test holds both together.
+z_i``. So neither keys nor values of single tokens are ever made: tokens are read twice, O(n d) a head and copy, in
+place of O(n d^2). `pooling_reference` does it literally; a test holds both together.
 """
 
 from __future__ import annotations

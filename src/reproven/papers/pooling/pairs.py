@@ -57,6 +57,7 @@ def fit_fixed_pairs(
 
     The paper's map keeps the width; `width` is smaller here for speed.
     """
+    features = features.float()
     head = start_heads(len(features), features.shape[2], width, numbers, shared=True)
     left, right = torch.from_numpy(task.left), torch.from_numpy(task.right)
     _train(

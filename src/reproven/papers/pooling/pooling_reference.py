@@ -42,6 +42,7 @@ def covariance(z, s, p):
     c = sum(np.outer(row, row) for row in z - z.mean(0)) / len(z)
     if s.iterations:
         c = np.real(sqrtm(c))
+    c = np.asarray(c)
     out = []
     for i in range(len(c)):
         for j in range(i, len(c)):
@@ -134,8 +135,8 @@ def sliced_wasserstein(z, s, p):
 
 REFERENCE: dict[str, Reference] = {
     "Avg": lambda z, s, p: z.mean(0),
-    "Sum": lambda z, s, p: sum(z),
-    "SqrtMean": lambda z, s, p: sum(z) / np.sqrt(len(z)),
+    "Sum": lambda z, s, p: np.add.reduce(z),
+    "SqrtMean": lambda z, s, p: np.add.reduce(z) / np.sqrt(len(z)),
     "Max": lambda z, s, p: z.max(0),
     "Min": lambda z, s, p: z.min(0),
     "Median": lambda z, s, p: np.median(z, axis=0),

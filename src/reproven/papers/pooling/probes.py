@@ -2,7 +2,8 @@
 
 Arm P, the paper's: Adam 1e-3, 10 epochs, raw features. Arm C: standardised features, ridge to the optimum, strength by
 validation, all strengths from one eigendecomposition. Seeds (and, for poolings that learn nothing, poolings) are
-copies along one axis of the same matrix products. All copies see the batches in the same order; what a seed varies is the
+copies along one axis of the same matrix products. All copies see the batches in the same order; what a seed
+varies is the
 start of the head and of the pooling, and which inputs of the pool are its own training part: the rest, its validation
 part, has weight zero in its loss.
 """
@@ -30,7 +31,8 @@ class Task:
 
     kind: ``classes`` (targets int64 (inputs,), accuracy), ``values`` (float32 (inputs, k), MSE) or ``pixels`` (0/1
         float32 (inputs, k), share of right pixels).
-    scope: ``global``, ``local`` or ``mixed``, as the paper sorts tasks. pool, test: indices; every seed trains on its own
+    scope: ``global``, ``local`` or ``mixed``, as the paper sorts tasks. pool, test: indices; every seed trains
+    on its own
     part of `pool`. top: a class counts as found among so many best ones. shortest: of all n_i equal, n.
     """
 
@@ -104,12 +106,15 @@ def pooled(
     parameters: Mapping[str, Tensor] | None = None,
     batch_tokens: int = 16384,
 ) -> Tensor:
-    """Return pooled features (copies, len(index), d') float32."""
+    """Return pooled features (copies, len(index), d').
+
+    Float32 for poolings that learn, float64 for the others: there rounding alone would tell Sum from n times Avg.
+    """
     out: Tensor | None = None
     with torch.inference_mode():
         for group in length_groups(tokens.lengths[index], batch_tokens):
             x, mask = tokens.batch(index[group])
-            part = pooling.ensemble(x, mask, parameters)
+            part = pooling.ensemble(x if pooling.learns else x.double(), mask, parameters)
             if out is None:
                 out = part.new_empty(part.shape[0], len(index), part.shape[2])
             out[:, group] = part
@@ -218,6 +223,7 @@ def fit_fixed(
 ) -> Fitted:
     """Arm P for features (p, pool, d') of p poolings: all p times seeds heads at once; held_out (p, test, d')."""
     p, _, d = features.shape
+    features, held_out = features.float(), held_out.float()
     head = start_heads(p, d, task.outputs, seeds.numbers, shared=True)
     weight = seeds.members.T.float()[None]  # (1, pool, s)
     targets = task.targets[task.pool]
@@ -286,7 +292,8 @@ def fit_ridge(
 ) -> Fitted:
     """Arm C for the features (pool, d') of one pooling: ridge for every seed and strength; strength by validation.
 
-    ``min_W sum_i |y_i - W z_i - b|^2 + lambda N |W|^2`` on features standardised over the pool, N its training size; classes
+    ``min_W sum_i |y_i - W z_i - b|^2 + lambda N |W|^2`` on features standardised over the pool, N its training
+    size; classes
     and pixels as targets in {0, 1} and {-1, 1}. One eigendecomposition a seed serves all strengths.
     """
     x, outer = standardise(features.double(), held_out.double())

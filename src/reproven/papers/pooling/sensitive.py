@@ -38,8 +38,10 @@ def expressivity(
 ) -> None:
     """gamma(epsilon) of every pooling on real inputs: mean distance of pooled outputs to those of an epsilon-neighbour.
 
-    epsilon is a `share` of the mean length of the inputs (token embeddings of MiniLM, pixels, normalised series). Metrics:
-    ``gamma``, and ``scale_free``, gamma over the mean distance of different inputs; ``exceedance`` of the median distance
+    epsilon is a `share` of the mean length of the inputs (token embeddings of MiniLM, pixels, normalised
+    series). Metrics:
+    ``gamma``, and ``scale_free``, gamma over the mean distance of different inputs; ``exceedance`` of the
+    median distance
     that Avg has at the largest share. One value a block of inputs.
     """
     x, function = _frozen(ctx, source, inputs, n, vit_steps, images, series_steps, series_windows)
@@ -193,7 +195,8 @@ def sentence_variants(ctx: Context, *, sentences: int) -> None:
 
 
 def normalised_margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Return minus the margin of the right class, logits centred and divided by their deviation: no scale saturates it."""
+    """Return minus the margin of the right class, logits centred and divided by their deviation: no scale
+    saturates it."""
     z = (logits - logits.mean(dim=1, keepdim=True)) / logits.std(dim=1, keepdim=True).clamp(min=1e-12)
     right = z.gather(1, y[:, None])[:, 0]
     other = z.scatter(1, y[:, None], -torch.inf).amax(dim=1)
@@ -251,7 +254,8 @@ def robustness(
     vit_steps: int = 400,
     images: Sequence[int] = (3000, 1000),
 ) -> None:
-    """Success of FGSM and PGD on initially correct digits for every pooling's probe on the frozen ViT (Table 10's check)."""
+    """Success of FGSM and PGD on initially correct digits for every pooling's probe on the frozen ViT (Table
+    10's check)."""
     model, x, labels = tasks.small_vit(ctx.dataset, "mnist_5k", steps=vit_steps, train=images[0])
     x, labels = x[: sum(images)], labels[: sum(images)]
     from reproven.papers.pooling import backbones
@@ -293,7 +297,8 @@ def _classifier(model: Any, pooling: Pooling, fitted: Fitted, copy: int) -> Call
     head: Head | None = fitted.head
     assert head is not None
     w, b = (
-        (head.weight[copy, :, 0], head.bias[copy, 0, 0]) if pooling.learns else (head.weight[0, :, copy], head.bias[0, 0, copy])
+        (head.weight[copy, :, 0], head.bias[copy, 0, 0]) if pooling.learns else (head.weight[0, :, copy],
+        head.bias[0, 0, copy])
     )  # fmt: skip
     p = {k: v[copy] for k, v in fitted.parameters.items()}
     return lambda x: pooling(model(x), None, p) @ w + b
@@ -322,7 +327,7 @@ def _attacks(
                 moved, flat = attack(function, x, y, level / 255, loss, steps, g)
                 with torch.no_grad():
                     won = float((function(moved).argmax(dim=1) != y).double().mean())
-                where = {
+                where: dict[str, Any] = {
                     "method": name,
                     "seed": copy,
                     "epsilon": level,
@@ -340,7 +345,8 @@ def _attacks(
 
 @dataclass(frozen=True)
 class Sets:
-    """A batch of the KNN-centroid task: points (batch, n, d), target (batch, d) the mean of the k nearest to the first."""
+    """A batch of the KNN-centroid task: points (batch, n, d), target (batch, d) the mean of the k nearest to
+    the first."""
 
     points: Tensor
     target: Tensor
@@ -357,7 +363,8 @@ def knn_centroid(batch: int, k: int, generator: torch.Generator, n: int = 128, d
 
 
 class SetModel(nn.Module):
-    """Points -> encoder layers of torch -> pooling -> linear read-out; the first token is marked as the one that asks."""
+    """Points -> encoder layers of torch -> pooling -> linear read-out; the first token is marked as the one
+    that asks."""
 
     def __init__(
         self, pooling: Pooling, d: int, n: int, width: int, layers: int, generator: torch.Generator
@@ -379,7 +386,8 @@ class SetModel(nn.Module):
 
 
 def signal_to_noise(
-    ctx: Context, *, k: list[int], seed: list[int], steps: int, batch: int, width: int = 32, layers: int = 2, test: int = 1000
+    ctx: Context, *, k: list[int], seed: list[int], steps: int, batch: int, width: int = 32, layers: int = 2,
+    test: int = 1000
 ) -> None:  # fmt: skip
     """Train encoder and pooling together on KNN-centroid sets of 128 points; k signal points among them.
 

@@ -40,13 +40,13 @@ class Source:
 
 def stratified(labels: Sequence[int], count: int, rng: np.random.Generator) -> np.ndarray:
     """Return `count` sorted indices, classes in the proportions of `labels`; all of them where there are no more."""
-    labels = np.asarray(labels)
-    if count >= len(labels):
-        return np.arange(len(labels))
-    order = rng.permutation(len(labels))
-    place = np.empty(len(labels))
-    for c in np.unique(labels):  # equally spaced in each class, so that every beginning is stratified
-        rows = order[labels[order] == c]
+    codes = np.asarray(labels)
+    if count >= len(codes):
+        return np.arange(len(codes))
+    order = rng.permutation(len(codes))
+    place = np.empty(len(codes))
+    for c in np.unique(codes):  # equally spaced in each class, so that every beginning is stratified
+        rows = order[codes[order] == c]
         place[rows] = (np.arange(len(rows)) + rng.random()) / len(rows)
     return np.sort(np.argsort(place, kind="stable")[:count])
 
@@ -85,7 +85,8 @@ def classification(
     seed: int = 0,
     tell: Tell | None = None,
 ) -> tuple[Task, dict[str, Any]]:
-    """Text classification on at most so many stratified documents of each part; a part held out where none is published."""
+    """Text classification on at most so many stratified documents of each part; a part held out where none is
+    published."""
     data = load(dataset)
     rng = np.random.default_rng(seed)
     train = data["train"]
@@ -119,7 +120,8 @@ def classification(
 
 
 def topical_similarity(task: Task, names: Sequence[str], pairs: int, seed: int = 0) -> PairTask:
-    """Pairs of newsgroup posts: 1 where the group is the same, 1/2 where only the hierarchy (comp, rec, ...) is, else 0."""
+    """Pairs of newsgroup posts: 1 where the group is the same, 1/2 where only the hierarchy (comp, rec, ...)
+    is, else 0."""
     rng = np.random.default_rng(seed)
     top = np.unique([n.split(".")[0] for n in names], return_inverse=True)[1]
     label = task.targets.numpy()
@@ -192,10 +194,12 @@ def next_character(
 
 
 def next_token(
-    task: Task, load: Loader, dataset: str, model: str, texts: Sequence[str], *, window: int, vocabulary: int, seed: int = 0,
+    task: Task, load: Loader, dataset: str, model: str, texts: Sequence[str], *, window: int, vocabulary: int,
+    seed: int = 0,
     max_tokens: int,
 ) -> Task:  # fmt: skip
-    """Next token after windows of `window` tokens of a causal model's states, among the `vocabulary` most frequent ones.
+    """Next token after windows of `window` tokens of a causal model's states, among the `vocabulary` most
+    frequent ones.
 
     The states are those of `task` (the same texts, in order); documents of its test part give the test windows.
     """
@@ -228,7 +232,8 @@ LONGEST = 60  # patches; longer series are thinned out evenly
 
 
 def cut_series(values: np.ndarray, patch: int) -> np.ndarray:
-    """Return series (count, length) normalised one by one, thinned to LONGEST patches, cut at the front to whole ones."""
+    """Return series (count, length) normalised one by one, thinned to LONGEST patches, cut at the front to
+    whole ones."""
     step = -(-values.shape[1] // (LONGEST * patch))
     values = values[:, ::step]
     values = values[:, values.shape[1] % patch :]
@@ -249,7 +254,8 @@ def period_of(series: np.ndarray, longest: int = 600) -> int:
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows of one long series: inputs (count, length) and futures (count, horizon), both normalised by the input's mean
+    """Windows of one long series: inputs (count, length) and futures (count, horizon), both normalised by the
+    input's mean
     and deviation; naive forecasts in the same units; train: which end before the split."""
 
     inputs: np.ndarray

@@ -1,6 +1,7 @@
 """The theorems as functions: Lipschitz bounds of blocks, and gamma of Theorem 4.2.
 
-Symbols as in the paper: rows x_i of X (n, d), H heads, W_Q, W_K, W_V (H, d, d/H), W_O (d, d), W_FFN (d, d); R bounds the
+Symbols as in the paper: rows x_i of X (n, d), H heads, W_Q, W_K, W_V (H, d, d/H), W_O (d, d), W_FFN (d, d); R
+bounds the
 row norms. ``|.|`` of a matrix is its operator norm, distances of inputs are Frobenius'. The paper's displays of C_1 and
 C_2 were lost: T1, T2 and C_2 are the dossier's reconstruction (section 3.2).
 """
@@ -219,10 +220,10 @@ def local_lipschitz(
     """Return the largest singular value of the Jacobian at x by power iteration: a lower bound of any constant."""
     direction = torch.randn(x.shape, generator=generator, dtype=x.dtype)
     value = 0.0
-    _, pull = torch.func.vjp(function, x)
+    pull = torch.func.vjp(function, x)[1]
     for _ in range(steps):
         direction = direction / direction.norm()
-        _, push = torch.func.jvp(function, (x,), (direction,))
+        push = torch.func.jvp(function, (x,), (direction,))[1]
         value = float(push.norm())
         direction = pull(push)[0]
         if not float(direction.norm()) > 0:
