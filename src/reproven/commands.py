@@ -234,6 +234,7 @@ def _write_reports(
     for paper in papers:
         anew = again is None or paper in again
         report.write(store, paper, console=console, show_tiers=tiers, again=anew)
+    console.print(f"the page: {report.write_page(store)}", soft_wrap=True, highlight=False)
 
 
 TABLE = {
