@@ -20,6 +20,7 @@ import jinja2
 from markdown_it import MarkdownIt
 
 from reproven.harness import tables
+from reproven.harness.audit import Finding
 from reproven.harness.errors import UserError
 from reproven.harness.targets import Target
 from reproven.harness.verdicts import Row
@@ -87,8 +88,9 @@ def section(
     figures: Sequence[Figure],
     runs: Sequence[tables.RunInfo],
     card: str,
+    audited: Sequence[Finding] = (),
 ) -> str:
-    """Return the section of one paper: verdicts, figures, methods side by side, card, runs."""
+    """Return the section of one paper: verdicts, figures, methods side by side, audit, card, runs."""
     seconds = {r.run_id: r.seconds for r in runs}
     scopes = []
     for (tier, hardware), mine in sorted(tables.by_scope(rows).items(), key=lambda s: _weight(*s[0])):
@@ -127,6 +129,8 @@ def section(
         header=HEADER,
         legend=tables.LEGEND,
         card=MarkdownIt("commonmark", {"html": False}).enable("table").render(_without_title(card)),
+        audited=len(audited),
+        contradictions=[f for f in audited if not f.consistent],
         run_header=RUN_HEADER,
         runs=[_run(r) for r in runs],
     )

@@ -14,7 +14,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from reproven.harness import accepted, compose, page, paths, provenance, tables
+from reproven.harness import accepted, audit, compose, page, paths, provenance, tables
 from reproven.harness.errors import UserError
 from reproven.harness.plan import Run, expand
 from reproven.harness.samples import same
@@ -201,6 +201,9 @@ def files(findings: Findings) -> dict[str, str]:
         made[f"{paper}/{name}.csv"] = tables.raw_csv(findings.data[experiment])
         made[f"{paper}/{name}.md"] = tables.comparison_markdown(experiment, found)
         made[f"{paper}/{name}.tex"] = tables.comparison_latex(experiment, found)
+    audited = audit.audit(paths.experiments() / paper / "printed")
+    if audited:
+        made[f"{paper}/printed_consistency.csv"] = audit.findings_csv(audited)
     return made
 
 
@@ -215,6 +218,7 @@ def _section(store: Store, findings: Findings) -> str:
         [f for f, _ in _figures(store, findings) if f.path.is_file()],
         list(findings.runs.values()),
         card.read_text(encoding="utf-8") if card.is_file() else "",
+        audit.audit(card.parent / "printed"),
     )
 
 
