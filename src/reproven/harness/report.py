@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock
 from rich.console import Console
 from rich.table import Table
 
@@ -267,7 +268,8 @@ def write(
         stamp.unlink(missing_ok=True)
         findings = gather(store, paper)
         tables.write(root, files(findings))
-        tables.write(root, {"summary.csv": _summary(root, findings)})
+        with FileLock(root / ".summary.lock"):  # another paper's report may be writing its rows
+            tables.write(root, {"summary.csv": _summary(root, findings)})
         _draw(store, findings)
         tables.write(store.root / "report", {f"{paper}/section.html": _section(store, findings)})
         write_atomically(stamp, now)
