@@ -190,7 +190,7 @@ def test_norm_predicts_by_rank():
     norm = frame({(f"t{t}", "w"): [1 + 0.01 * t] for t in range(20)})
     norm["metric"] = "sharpness"
     both = pd.concat([scores, norm])
-    args = {"norm": "sharpness", "score": "utility", "a": "last", "b": "avg"}
+    args = {"norm": "sharpness", "score": "utility", "a": "last", "b": "avg", "method": "w"}
     assert claims.norm_predicts(both, samples=["seed"], confidence=0.99, **args).verdict == "holds"
     norm["value"] *= -1
     found = claims.norm_predicts(pd.concat([scores, norm]), samples=["seed"], confidence=0.99, **args)

@@ -142,6 +142,8 @@ def task_scores(data: pd.DataFrame) -> Figure:
             )  # fmt: skip
         lower = (mine["direction"] == "lower").any()
         unit = mine["unit"].iloc[0]
+        if lower:
+            ax.set_yscale("log")
         ax.set_ylabel(f"score, {'accuracy' if unit == '1' else 'MSE' if lower else unit}", fontsize=7)
         ax.set_title(
             f"{str(task).replace('_', ' ')} ({mine['scope'].iloc[0]}{', lower is better' if lower else ''})",
@@ -186,20 +188,14 @@ def critical_difference_figure(data: pd.DataFrame) -> Figure:
 def learned_weights(data: pd.DataFrame) -> Figure:
     """W-Avg's learned weights by position from the end, and cosines of its vector to the fixed poolings'."""
     rows = _pick(data, "weight", method="pool_w_avg")
-    names = list(dict.fromkeys(rows["task"].dropna()))
-    fig, (left, right) = _grid(2, columns=2, width=5.6, height=4.2)
-    for i, task in enumerate(names):
-        grouped = rows[rows["task"] == task].groupby("from_end")["value"]
-        n = len(grouped)
-        left.plot(
-            grouped.mean() * n, label=str(task).replace("_", " "), linewidth=1.2, markersize=3,
-            markevery=max(1, n // 8), **STYLES[i % len(STYLES)],
-        )  # fmt: skip
-    left.axhline(1.0, color="black", linewidth=0.6)
-    left.set(
-        xlabel="position, from the last token (0) backwards", ylabel="learned weight times n (1: uniform)"
-    )
-    left.legend(fontsize=5, ncols=2)
+    fig, (left, right) = _grid(2, columns=2, width=6.0, height=4.6)
+    mean = rows.groupby(["task", "from_end"])["value"].mean().unstack("from_end").iloc[:, :32]
+    counts = rows.groupby("task")["from_end"].nunique()
+    uniform = mean.mul(counts.reindex(mean.index), axis=0)
+    drawn = left.imshow(np.log2(uniform.clip(lower=2.0**-3)), cmap="Greys", vmin=-2, vmax=3, aspect="auto")
+    left.set_yticks(range(len(uniform)), [str(t).replace("_", " ") for t in uniform.index], fontsize=6)
+    left.set_xlabel("position, from the last token (0) backwards; blank: no token")
+    fig.colorbar(drawn, ax=left, label="log$_2$ of the learned weight over 1/n")
     cosine = _pick(data, "cosine", method="pool_w_avg")
     table = cosine.pivot_table(index="task", columns="fixed", values="value").reindex(
         columns=["pool_avg", "pool_last", "pool_max", "pool_first"]
@@ -226,6 +222,7 @@ def norm_against_lead(data: pd.DataFrame) -> Figure:
     fig, (ax,) = _grid(1, width=6.0, height=4.2)
     norm = _pick(data, "sharpness", method="pool_w_avg").groupby("task")["value"].mean()
     scores = _pick(data, "utility", arm="P").groupby(["task", "method"])["value"].mean().unstack("method")
+    norm = norm.drop(index=[t for t in norm.index if str(t).endswith("shuffled")])
     lead = (scores["pool_last"] - scores["pool_avg"]) / scores[["pool_last", "pool_avg"]].abs().max(axis=1)
     for task in norm.index.intersection(lead.index):
         ax.plot(norm[task], lead[task], "o", color="black", markersize=4)
