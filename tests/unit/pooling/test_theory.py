@@ -186,11 +186,11 @@ def test_nemenyis_critical_difference_is_demsars():
 
 def test_norm_predicts_by_rank():
     values = {(f"t{t}", m): [v] for t in range(20) for m, v in (("last", 1 + 0.1 * t), ("avg", 1.0))}
-    scores = frame(values)
+    scores = frame(values, arm="P")
     norm = frame({(f"t{t}", "w"): [1 + 0.01 * t] for t in range(20)})
     norm["metric"] = "sharpness"
     both = pd.concat([scores, norm])
-    args = {"norm": "sharpness", "score": "utility", "a": "last", "b": "avg", "method": "w"}
+    args = {"norm": "sharpness", "score": "utility", "a": "last", "b": "avg", "method": "w", "arm": "P"}
     assert claims.norm_predicts(both, samples=["seed"], confidence=0.99, **args).verdict == "holds"
     norm["value"] *= -1
     found = claims.norm_predicts(pd.concat([scores, norm]), samples=["seed"], confidence=0.99, **args)

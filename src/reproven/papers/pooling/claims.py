@@ -98,17 +98,23 @@ def norm_predicts(
     a: str,
     b: str,
     method: str,
+    arm: str,
     bound: float = 0.0,
 ) -> Decision:
-    """Decide that over tasks the learned norm of `method`, a W-Avg, goes with the lead of pooling `a` over `b`: Spearman's
-    rho > bound.
+    """Decide that over tasks the learned norm of `method`, a W-Avg, goes with the lead of pooling `a` over `b`:
+    Spearman's rho > bound, scores of one arm.
 
     data: rows of both metrics; the lead is (score of a less score of b) over the larger of their absolute values.
     Fisher's interval of rho, with Fieller's factor 1.06.
     """
     metric = data["metric"]
     learned = data[(metric == norm) & (data["method"] == method)].groupby("task")["value"].mean()
-    scores = data[metric == score].groupby(["task", "method"])["value"].mean().unstack("method")
+    scores = (
+        data[(metric == score) & (data["arm"] == arm)]
+        .groupby(["task", "method"])["value"]
+        .mean()
+        .unstack("method")
+    )
     lead = (scores[a] - scores[b]) / scores[[a, b]].abs().max(axis=1)
     joined = pd.concat([learned, lead], axis=1, keys=["norm", "lead"]).dropna()
     n = len(joined)

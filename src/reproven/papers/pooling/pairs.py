@@ -12,7 +12,7 @@ from torch import Tensor
 
 from reproven.papers.pooling.base import Pooling
 from reproven.papers.pooling.features import Tokens
-from reproven.papers.pooling.probes import Fitted, Head, pooled, standardise, start_heads
+from reproven.papers.pooling.probes import Fitted, Head, pooled, standardise, start_heads, start_parameters
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,8 @@ def fit_learned_pairs(
     order: int = 0,
 ) -> Fitted:
     """Arm P for a pooling that learns, all seeds at once."""
-    n, d = task.tokens.longest, task.tokens.width
-    made = [pooling.parameters(d, n, torch.Generator().manual_seed(number)) for number in numbers]
-    parameters = {k: torch.stack([m[k] for m in made]).requires_grad_() for k in made[0]}
-    head = start_heads(len(made), pooling.width(d), width, numbers, shared=False)
+    parameters = start_parameters(pooling, task.tokens, numbers)
+    head = start_heads(len(numbers), pooling.width(task.tokens.width), width, numbers, shared=False)
 
     def sides(pairs: Tensor) -> tuple[Tensor, Tensor]:
         index = pairs.numpy()

@@ -152,6 +152,15 @@ def start_heads(p: int, d: int, outputs: int, numbers: Sequence[int], shared: bo
     return Head(weight.clone().requires_grad_(), bias.clone().requires_grad_())
 
 
+def start_parameters(pooling: Pooling, tokens: Tokens, numbers: Sequence[int]) -> dict[str, Tensor]:
+    """Return fresh parameters of every seed, (copies, ...), with gradients."""
+    made = [
+        pooling.parameters(tokens.width, tokens.longest, torch.Generator().manual_seed(number))
+        for number in numbers
+    ]
+    return {k: torch.stack([m[k] for m in made]).requires_grad_() for k in made[0]}
+
+
 def loss_of(kind: str, outputs: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
     """Return the sum over copies of each copy's mean loss: outputs (p, batch, s, k), weight broadcast to (p, batch, s).
 
@@ -258,10 +267,9 @@ def fit_learned(
     order: int = 0,
 ) -> Fitted:
     """Arm P for a pooling that learns: pooling and head of every seed trained together, all seeds at once."""
-    n, d = task.tokens.longest, task.tokens.width
-    made = [pooling.parameters(d, n, torch.Generator().manual_seed(number)) for number in seeds.numbers]
-    parameters = {k: torch.stack([m[k] for m in made]).requires_grad_() for k in made[0]}
-    head = start_heads(len(made), pooling.width(d), task.outputs, seeds.numbers, shared=False)
+    parameters = start_parameters(pooling, task.tokens, seeds.numbers)
+    width = pooling.width(task.tokens.width)
+    head = start_heads(len(seeds.numbers), width, task.outputs, seeds.numbers, shared=False)
     weight = seeds.members.float()[..., None]  # (s, pool, 1)
     targets = task.targets[task.pool]
     adam = torch.optim.Adam([*parameters.values(), head.weight, head.bias], lr=lr, fused=True)
