@@ -217,6 +217,7 @@ def blocks(
     points: int,
     directions: int,
     exceedances: int,
+    iterations: int = 15,
     d: int = 16,
     heads: int = 4,
     radius: float = 1.0,
@@ -229,19 +230,20 @@ def blocks(
     for model in range(models):
         for length in n:
             ctx.progress((model + length / max(n)) / models / 2, f"blocks n={length}")
-            _block_bounds(ctx, model, length, points, directions, d, heads, radius)
+            _block_bounds(ctx, model, length, points, directions, iterations, d, heads, radius)
     ctx.progress(0.5, "E_epsilon")
     for trained in (False, True):
         _gammas(ctx, trained, exceedances, d, heads, radius)
     ctx.progress(0.7, "growth")
     for model in range(models):
-        _growth(ctx, model, n, d, heads, radius)
+        _growth(ctx, model, n, iterations, d, heads, radius)
         _scales(ctx, model, d, heads)
 
 
 def _block_bounds(
-    ctx: Context, model: int, n: int, points: int, directions: int, d: int, heads: int, radius: float
-) -> None:
+    ctx: Context, model: int, n: int, points: int, directions: int, iterations: int, d: int, heads: int,
+    radius: float,
+) -> None:  # fmt: skip
     g = ctx.torch_generator("blocks", model=model, n=n)
     kinds: dict[str, Sequence[Block]] = {
         "dot": [theory.random_block("dot", d, heads, g)],
@@ -256,7 +258,7 @@ def _block_bounds(
         function = _composed(stack)
         bound = theory.stack_lipschitz(stack, n, radius)
         x = theory.rows_within(torch.randn(points, n, d, generator=g, dtype=DOUBLE), radius)
-        local = max(theory.local_lipschitz(function, one, g, steps=15) for one in x)
+        local = max(theory.local_lipschitz(function, one, g, steps=iterations) for one in x)
         moved = theory.rows_within(
             x.repeat_interleave(directions, 0)
             + 0.3 * torch.randn(points * directions, n, d, generator=g, dtype=DOUBLE),
@@ -270,7 +272,7 @@ def _block_bounds(
         ctx.record("bound", bound, unit="1", **where)
         if kind == "dot":
             block = stack[0]
-            row = max(theory.local_lipschitz(lambda v: block(v)[-1], one, g, steps=15) for one in x)  # noqa: B023 - called now
+            row = max(theory.local_lipschitz(lambda v: block(v)[-1], one, g, steps=iterations) for one in x)  # noqa: B023 - called now
             ctx.record(
                 "row_over_bound",
                 row / theory.block_lipschitz(block, n, radius, row=True),
@@ -278,7 +280,9 @@ def _block_bounds(
                 direction="lower",
                 **where,
             )
-            mean = max(theory.local_lipschitz(lambda v: block(v).mean(dim=0), one, g, steps=15) for one in x)  # noqa: B023
+            mean = max(
+                theory.local_lipschitz(lambda v: block(v).mean(dim=0), one, g, steps=iterations) for one in x
+            )  # noqa: B023
             ctx.record(
                 "average_over_bound",
                 mean / theory.average_lipschitz(block, n, radius),
@@ -345,7 +349,9 @@ def _trained(block: Block, n: int, d: int, radius: float, g: torch.Generator) ->
     return Block("dot", **{k: v.detach() for k, v in weights.items()})
 
 
-def _growth(ctx: Context, model: int, lengths: Sequence[int], d: int, heads: int, radius: float) -> None:
+def _growth(
+    ctx: Context, model: int, lengths: Sequence[int], iterations: int, d: int, heads: int, radius: float
+) -> None:
     """Row 6: Last's local constant over n; |change of Avg| / |change of Last| for incoherent and for
     sink-token noise."""
     g = ctx.torch_generator("growth", model=model)
@@ -354,7 +360,7 @@ def _growth(ctx: Context, model: int, lengths: Sequence[int], d: int, heads: int
     for n in lengths:
         x = theory.rows_within(torch.randn(8, n, d, generator=g, dtype=DOUBLE), radius)
         where: dict[str, Any] = {"model": model, "n": n, "method": ""}
-        last = [theory.local_lipschitz(lambda v: block(v)[-1], one, g, steps=15) for one in x]
+        last = [theory.local_lipschitz(lambda v: block(v)[-1], one, g, steps=iterations) for one in x]
         ctx.record("last_constant", float(np.mean(last)), unit="1", **where)
         noise = 1e-4 * torch.randn(64, n, d, generator=g, dtype=DOUBLE)
         ctx.record(
