@@ -271,25 +271,27 @@ def _block_bounds(
         ctx.record("empirical", max(local, secant), unit="1", **where)
         ctx.record("bound", bound, unit="1", **where)
         if kind == "dot":
-            block = stack[0]
-            row = max(theory.local_lipschitz(lambda v: block(v)[-1], one, g, steps=iterations) for one in x)  # noqa: B023 - called now
-            ctx.record(
-                "row_over_bound",
-                row / theory.block_lipschitz(block, n, radius, row=True),
-                unit="of K",
-                direction="lower",
-                **where,
-            )
-            mean = max(
-                theory.local_lipschitz(lambda v: block(v).mean(dim=0), one, g, steps=iterations) for one in x
-            )  # noqa: B023
-            ctx.record(
-                "average_over_bound",
-                mean / theory.average_lipschitz(block, n, radius),
-                unit="of K",
-                direction="lower",
-                **where,
-            )
+            _row_bounds(ctx, stack[0], x, g, iterations, radius, where)
+
+
+def _row_bounds(
+    ctx: Context,
+    block: Block,
+    x: Tensor,
+    g: torch.Generator,
+    iterations: int,
+    radius: float,
+    where: dict[str, Any],
+) -> None:
+    """Record the last row's and the mean row's local constants over T2 and over the smaller of T1/sqrt(n) and T2."""
+    n = x.shape[1]
+    cases: tuple[tuple[str, Callable[[Tensor], Tensor], float], ...] = (
+        ("row_over_bound", lambda v: block(v)[-1], theory.block_lipschitz(block, n, radius, row=True)),
+        ("average_over_bound", lambda v: block(v).mean(dim=0), theory.average_lipschitz(block, n, radius)),
+    )
+    for metric, function, bound in cases:
+        local = max(theory.local_lipschitz(function, one, g, steps=iterations) for one in x)
+        ctx.record(metric, local / bound, unit="of K", direction="lower", **where)
 
 
 def _composed(stack: Sequence[Block]) -> Callable[[Tensor], Tensor]:
