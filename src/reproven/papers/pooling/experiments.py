@@ -42,6 +42,7 @@ def probe(
     epochs: int,
     batch: int,
     learned_seeds: int,
+    copies: int = 10,
     precision: str = "bfloat16",
     max_tokens: int = 128,
     documents: Mapping[str, Sequence[int]] | None = None,
@@ -56,11 +57,12 @@ def probe(
 ) -> None:
     """Probe every pooling on the tasks of one source, with arms P and C, and record scores and learned weights.
 
-    learned_seeds: poolings that learn take so many of the seeds, as a copy of theirs costs the most.
-    source: a text data set (with MiniLM), ``characters``, ``series`` or ``vision``. documents: text data set
-    -> (training,
-    test) documents at most. Coordinates: task, scope, arm, method, seed (probe's), metric ``score`` in the task's own
-    metric, oriented by ``direction``; ``utility`` is the same with higher better, for comparisons over tasks.
+    copies: so many of the seeds are used. learned_seeds: poolings that learn take so many of them, as a copy of
+        theirs costs the most.
+    source: a text data set (with MiniLM), ``characters``, ``series`` or ``vision``.
+    documents: text data set -> (training, test) documents at most.
+    Coordinates: task, scope, arm, method, seed (the probe's). ``score`` is in the task's own metric, oriented by
+    ``direction``; ``utility`` is the same with higher better, for comparisons over tasks.
     """
     load = ctx.dataset
     tell = lambda share: ctx.progress(0.4 * share, f"features of {source}")  # noqa: E731 - one use a branch
@@ -87,7 +89,7 @@ def probe(
             names = load(source)["train"].features["label"].names
             found.append(tasks.topical_similarity(task, names, pairs))
         made = Source(found, {}, record["seconds"], record["bytes"])
-    _probe_all(ctx, made, seed, learned_seeds, epochs, batch)
+    _probe_all(ctx, made, seed[:copies], learned_seeds, epochs, batch)
 
 
 def probe_llm(
@@ -272,6 +274,7 @@ def padding(
     seed: list[int],
     documents: Sequence[int],
     max_tokens: int,
+    copies: int = 10,
     precision: str = "bfloat16",
     batch: int = 64,
 ) -> None:
@@ -284,6 +287,7 @@ def padding(
         ctx.dataset, "election_tweets", documents=documents[0], test_documents=documents[1], max_tokens=max_tokens,
         precision=precision,
     )  # fmt: skip
+    seed = seed[:copies]
     seeds = draw_seeds(task, [ctx.derive("padding", copy=s) % 2**31 for s in seed])
     order = ctx.generator("batches").permutation(len(task.tokens))
     for name, pooling in ctx.methods.items():

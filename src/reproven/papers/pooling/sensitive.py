@@ -250,6 +250,7 @@ def robustness(
     epsilon: list[float],
     attacked: int,
     pgd_steps: int,
+    copies: int = 5,
     epochs: int = 10,
     vit_steps: int = 400,
     images: Sequence[int] = (3000, 1000),
@@ -266,6 +267,7 @@ def robustness(
         "digit", "global", "classes", states, torch.from_numpy(labels), np.arange(images[0]),
         np.arange(images[0], len(x)), classes=10,
     )  # fmt: skip
+    seed = seed[:copies]
     numbers = [ctx.derive("robustness", copy=s) % 2**31 for s in seed]
     seeds = draw_seeds(task, numbers)
     for done, (name, pooling) in enumerate(ctx.methods.items()):
