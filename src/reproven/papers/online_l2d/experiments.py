@@ -145,7 +145,7 @@ def growth(ctx: Context, *, stream: str, rounds: Sequence[int], replicates: int)
         for name, method in ctx.methods.items():
             trace = method.run(world, ctx.generator("learner", rounds=T, replicate=replicate))
             regret = world.pseudo_regret(trace.actions)
-            coords: dict[str, Any] = {"method": name, "rounds": T, "replicate": replicate}
+            coords: dict[str, Any] = {"method": name, "stream": stream, "rounds": T, "replicate": replicate}
             ctx.record("regret", regret.sum(), unit="cost", direction="lower", **coords)
             rate = regret[T // 2 :].mean()
             ctx.record("rate_second_half", rate, unit="cost/round", direction="lower", **coords)
@@ -162,6 +162,8 @@ def growth(ctx: Context, *, stream: str, rounds: Sequence[int], replicates: int)
 
 
 def _present(world: Stream, actions: np.ndarray) -> np.ndarray:
+    if not world.n_experts:
+        return np.zeros(world.rounds, bool)
     expert = np.maximum(actions.astype(int) - world.n_labels, 0)
     return world.available[np.arange(world.rounds), expert] > 0
 

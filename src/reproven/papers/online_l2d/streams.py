@@ -264,7 +264,19 @@ def sized(rounds: int, rng: np.random.Generator, *, experts: int = 3, clusters: 
     return tabular(label_probabilities(4, top), accuracy, np.ones((rounds, experts), np.uint8), rng)
 
 
+def labels_noisy(rounds: int, rng: np.random.Generator) -> Stream:
+    """Bandit multiclass, n_e = 0: the labels of `static` without its experts."""
+    return tabular(label_probabilities(4, TOP_LABEL), np.zeros((0, 5)), np.ones((rounds, 0), np.uint8), rng)
+
+
+def labels_separable(rounds: int, rng: np.random.Generator) -> Stream:
+    """Bandit multiclass, n_e = 0, one label a cluster: linearly separable."""
+    return tabular(label_probabilities(4, np.ones(5)), np.zeros((0, 5)), np.ones((rounds, 0), np.uint8), rng)
+
+
 SYNTHETIC = {
+    "labels_noisy": labels_noisy,
+    "labels_separable": labels_separable,
     "static": static,
     "realizable": realizable,
     "massart": massart,
