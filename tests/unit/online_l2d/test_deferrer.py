@@ -190,6 +190,8 @@ def test_full_feedback_must_be_complete():
 def test_empty_pool_and_horizon_zero():
     with pytest.raises(ValueError, match="horizon is 0"):
         Deferrer(OnlineL2D(), n_labels=2, dimension=1, horizon=0)
+    with pytest.raises(ValueError, match="horizon is 2.5"):
+        Deferrer(OnlineL2D(), n_labels=2, dimension=1, horizon=2.5)
     with pytest.raises(ValueError, match="horizon is None"):
         Deferrer(OnlineL2D(), n_labels=2, dimension=1)
     with pytest.raises(ValueError, match="empty pool"):
@@ -217,6 +219,9 @@ def test_a_saved_state_of_another_shape_is_refused(tmp_path):
         assert snapshot(other) == before
     with np.load(tmp_path / "state.npz") as saved:
         arrays = {name: saved[name] for name in saved.files}
+    fewer = Deferrer(method, n_labels=2, dimension=2, roster=["bob"])
+    with pytest.raises(ValueError, match="knows expert 'ann'"):
+        fewer.load(tmp_path / "state.npz")
     np.savez(tmp_path / "cut.npz", **arrays | {"state_weights": arrays["state_weights"][:-1]})
     np.savez(tmp_path / "whole.npz", **arrays | {"state_weights": np.zeros((4, 3), int)})
     np.savez(tmp_path / "row.npz", **arrays | {"pending_pool": arrays["pending_pool"] + 100})

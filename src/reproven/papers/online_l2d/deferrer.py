@@ -94,7 +94,7 @@ class Deferrer:
             raise ValueError(f"rho is {rho}: give a positive bound on the length of (x, 1), or None")
         if n_experts is not None and n_experts < 0:
             raise ValueError(f"n_experts is {n_experts}: give at least 0, or None")
-        if horizon is not None and horizon < 1:
+        if horizon is not None and not (isinstance(horizon, numbers.Integral) and horizon >= 1):
             raise ValueError(f"horizon is {horizon}: give at least one round, or schedule='anytime'")
         if method.feedback == "label_after_deferral" and n_labels == 0:
             raise ValueError("feedback 'label_after_deferral' needs labels: use 'bandit' with n_labels=0")
@@ -184,6 +184,11 @@ class Deferrer:
                     f"saved state in {path} has {key} {meta.get(key)!r}, this learner {mine!r}: "
                     f"build the learner with the saved {key}"
                 )
+        strangers = set() if self.roster is None else set(meta["experts"]) - self.roster
+        if strangers:
+            raise ValueError(
+                f"saved state in {path} knows expert {min(map(str, strangers))!r}: add it to the roster"
+            )
         fresh = self.method.new_state(self.n_labels + len(meta["experts"]), self.dimension + 1)
         state = State(*(arrays[f"state_{name}"] for name in State._fields))
         for name, value in fresh._asdict().items():
@@ -237,6 +242,7 @@ class Deferrer:
         if isinstance(available, str | bytes) or not isinstance(available, Iterable):
             raise ValueError(f"available is {available!r}: give a list of expert ids")
         ids = list(available) if self.method.use_experts else []
+        ids = [int(name) if isinstance(name, np.integer) else name for name in ids]
         for name in ids:
             if not isinstance(name, int | str) or isinstance(name, bool):
                 raise ValueError(f"expert id {name!r} is neither int nor str: use one of these")

@@ -6,7 +6,7 @@ what the feedback regime reveals. Row a < n is label a, row n + j is expert j.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -274,7 +274,7 @@ def labels_separable(rounds: int, rng: np.random.Generator) -> Stream:
     return tabular(label_probabilities(4, np.ones(5)), np.zeros((0, 5)), np.ones((rounds, 0), np.uint8), rng)
 
 
-SYNTHETIC = {
+SYNTHETIC: dict[str, Callable[[int, np.random.Generator], Stream]] = {
     "labels_noisy": labels_noisy,
     "labels_separable": labels_separable,
     "static": static,
@@ -283,3 +283,10 @@ SYNTHETIC = {
     "varying": varying,
     "shift": shift,
 }
+
+
+def synthetic(name: str) -> Callable[[int, np.random.Generator], Stream]:
+    """Return the maker of a synthetic stream, a function of T and a generator; ValueError for an unknown name."""
+    if name not in SYNTHETIC:
+        raise ValueError(f"stream {name!r} is unknown: use one of {', '.join(SYNTHETIC)}")
+    return SYNTHETIC[name]
