@@ -50,7 +50,7 @@ def regret_growth(data: pd.DataFrame) -> Figure:
         _growth_panel(axes, rows[rows.stream == stream])
         axes.set_title(f"stream: {stream}")
     figure.suptitle(
-        "Regret growth, mean and 95 % interval over seeds; slope of the last four horizons [95 % bootstrap]"
+        "Mean and 95 % interval over seeds; slope of the last four horizons [95 % bootstrap]", fontsize=10
     )
     return figure
 
@@ -117,15 +117,24 @@ def rolling_accuracy(data: pd.DataFrame) -> Figure:
         axes.grid(alpha=0.3)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
-    figure.suptitle("Accuracy over time; dotted: an expert arrives, dashed: one leaves")
+    figure.suptitle(
+        "Accuracy over time, mean and 95 % interval over replicates; dotted: an expert arrives, dashed: one leaves"
+    )
     return figure
 
 
+ALWAYS = ("l2d_s_cost", "l2d_label_only", "l2d_random_expert")  # the claims compare these
+
+
 def _legible(curves: pd.DataFrame, most: int = 8) -> list[str]:
-    """At most `most` methods, spread evenly over the ranking by mean accuracy."""
+    """At most `most` methods: those in ALWAYS, the others spread evenly over the ranking by mean accuracy."""
     ranked = curves.groupby("method").value.mean().sort_values(ascending=False).index.tolist()
-    keep = np.unique(np.linspace(0, len(ranked) - 1, min(most, len(ranked))).round().astype(int))
-    return [ranked[i] for i in keep]
+    fixed = [m for m in ranked if m in ALWAYS]
+    others = [m for m in ranked if m not in ALWAYS]
+    count = min(most - len(fixed), len(others))
+    keep = np.unique(np.linspace(0, len(others) - 1, count).round().astype(int)) if count else []
+    shown = {*fixed, *(others[i] for i in keep)}
+    return [m for m in ranked if m in shown]
 
 
 def _events(data: pd.DataFrame, event: str) -> list[float]:
@@ -228,11 +237,12 @@ def ablations(data: pd.DataFrame) -> Figure:
         axes.set_xticks(
             range(len(settings)), [f"{s:.3g}" if isinstance(s, float) else str(s) for s in settings]
         )
-        axes.set(title=name, ylabel="pseudo-regret (cost)", yscale="log")
+        axes.set(xlabel=name, ylabel="pseudo-regret (cost)", yscale="log")
         axes.tick_params(axis="x", labelsize=8)
         axes.grid(alpha=0.3)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
+    figure.suptitle("Regret by setting, mean and 95 % interval over seeds", fontsize=10)
     return figure
 
 
