@@ -132,7 +132,7 @@ def _legible(curves: pd.DataFrame, most: int = 8) -> list[str]:
     fixed = [m for m in ranked if m in ALWAYS]
     others = [m for m in ranked if m not in ALWAYS]
     count = min(most - len(fixed), len(others))
-    keep = np.unique(np.linspace(0, len(others) - 1, count).round().astype(int)) if count else []
+    keep = np.linspace(0, len(others) - 1, count).round().astype(int)
     shown = {*fixed, *(others[i] for i in keep)}
     return [m for m in ranked if m in shown]
 
