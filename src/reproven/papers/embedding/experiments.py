@@ -113,10 +113,12 @@ def draw_toy(toy: Toy, seed: int, coefficients: str | Sequence[float]) -> ToyPai
     return ToyPair(model, x, y, split_layer(model, "0", c)[1], g)
 
 
-def toy_batches(toy: Toy, net: StackedNet, pairs: Sequence[ToyPair]) -> tuple[Callable[[int], Batch], ...]:
-    """Return the batches of the narrow networks and, where they differ, of the wide ones."""
-    x = net.inputs_of_pairs(torch.stack([p.x for p in pairs])).contiguous()
-    y = torch.stack([p.y for p in pairs])
+def toy_batches(
+    toy: Toy, net: StackedNet, pairs: Sequence[ToyPair], device: str = "cpu"
+) -> tuple[Callable[[int], Batch], ...]:
+    """Return the batches of the narrow networks and, where they differ, of the wide ones, on `device`."""
+    x = net.inputs_of_pairs(torch.stack([p.x for p in pairs])).contiguous().to(device)
+    y = torch.stack([p.y for p in pairs]).to(device)
     n = y.shape[1]
     if not toy.batch:
         whole = Batch(x, y, torch.full_like(y, 1.0 if toy.total else 1 / n))
@@ -132,7 +134,7 @@ def toy_batches(toy: Toy, net: StackedNet, pairs: Sequence[ToyPair]) -> tuple[Ca
         def at(step: int) -> Batch:
             if toy.repeat and len(cycle) == per_epoch:
                 return cycle[step % per_epoch]
-            index, weight = source(step)
+            index, weight = (v.to(device) for v in source(step))
             batch = Batch(x.gather(2, index[:, None].expand(-1, x.shape[1], -1)), y.gather(1, index), weight)
             if toy.repeat:
                 cycle.append(batch)
@@ -153,7 +155,7 @@ def table_1(ctx: Context, *, exp: str, seed: list[int], coefficients: list[str],
     for p, q in zip(pairs, pairs[len(seed) :], strict=False):  # coefficients share the batches of their seed
         q.generator.set_state(p.generator.get_state())
     net = StackedNet.of(pairs[0].model, side=5)
-    sources = toy_batches(toy, net, pairs)
+    sources = toy_batches(toy, net, pairs, ctx.device)
     rates: list[Tensor] = []
 
     def watch(step: int, narrow: Stack, wide: Stack) -> None:
@@ -163,7 +165,7 @@ def table_1(ctx: Context, *, exp: str, seed: list[int], coefficients: list[str],
 
     record = train_pairs(
         net,
-        stack_models([p.model for p in pairs]),
+        {n: v.to(ctx.device) for n, v in stack_models([p.model for p in pairs]).items()},
         stack_embeddings([p.embedding for p in pairs]),
         sources[0],
         GradientRule(toy.lr),
@@ -246,7 +248,7 @@ def _record_boundary(
     angles = np.linspace(0, 2 * np.pi, 721)
     points = torch.from_numpy(np.stack([np.cos(angles), np.sin(angles)]))
     for side, stack in (("narrow", record.narrow), ("wide", record.wide)):
-        out = net.outputs({n: v[i : i + 1] for n, v in stack.items()}, points)[0].numpy()
+        out = net.outputs({n: v[i : i + 1].cpu() for n, v in stack.items()}, points)[0].numpy()
         ctx.record_many("output_on_circle", out, unit="1", side=side, angle=angles, **where)
     ctx.record_many(
         "label", pair.y.tolist(), unit="1", x0=pair.x[:, 0].tolist(), x1=pair.x[:, 1].tolist(), **where

@@ -350,7 +350,9 @@ def instability(
         for s in seed
     ]
     for done, name in enumerate(precision):
-        times, table = _run_precision(toy, pairs, PRECISIONS[name], range(every, steps + 1, every), steps)
+        times, table = _run_precision(
+            toy, pairs, PRECISIONS[name], range(every, steps + 1, every), steps, ctx.device
+        )
         for i in range(len(pairs)):
             where: dict[str, Any] = {
                 "precision": name,
@@ -363,15 +365,15 @@ def instability(
 
 
 def _run_precision(
-    toy: Toy, pairs: Sequence[ToyPair], dtype: torch.dtype, kept: range, steps: int
+    toy: Toy, pairs: Sequence[ToyPair], dtype: torch.dtype, kept: range, steps: int, device: str
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Train pairs in `dtype`; return times and, in double precision, errors, norms, rates and losses."""
     net = StackedNet.of(pairs[0].model, side=5)
-    exact = toy_batches(toy, net, pairs)[0](0)
+    exact = toy_batches(toy, net, pairs, device)[0](0)
     batch = Batch(exact.x.to(dtype), exact.y.to(dtype), exact.weight.to(dtype))
     embedding = stack_embeddings([p.embedding for p in pairs])
     precise = embedding.to(exact.x)
-    narrow = {n: v.to(dtype) for n, v in stack_models([p.model for p in pairs]).items()}
+    narrow = {n: v.to(device, dtype) for n, v in stack_models([p.model for p in pairs]).items()}
     rows: dict[str, list[Tensor]] = {
         "error": [],
         "sigma": [],
@@ -399,7 +401,7 @@ def _run_precision(
         records=kept, watch=watch, every_step=False,
     )  # fmt: skip
     times = toy.lr * np.asarray(record.steps, dtype=float)
-    return times, {key: torch.stack(value).numpy() for key, value in rows.items()}
+    return times, {key: torch.stack(value).cpu().numpy() for key, value in rows.items()}
 
 
 def _record_escape(
