@@ -134,6 +134,18 @@ def test_comparators_break_what_they_must(build, broken):
         assert value > 1e-2 if wrong else value < 1e-14
 
 
+@pytest.mark.parametrize(
+    ("c", "d"),
+    [([0.5, 1.0], [1.0, 0.5]), ([0.5, 0.5], [1.0, 1.0]), ([0.3, 0.4], [1.2, 1.6]), ([1.0, 2.0], [0.2, 0.4])],
+)
+def test_scales_that_keep_the_output_keep_the_gradient_only_if_equal(c, d):
+    """Dossier 3.3: ``sum c_i d_i = 1`` keeps the output; only ``c = d`` keeps norm and gradient too."""
+    model = nets.he_normal(nets.mlp([3, 4, 1]), generator(3))
+    isometry, output, gradient = defects(model, *other.scaled_split(model, "0", 1, c, d), *points((3,)))
+    assert output < 1e-14
+    assert min(isometry, gradient) > 1e-3
+
+
 @pytest.mark.parametrize("act", ["tanh", "relu2"])
 def test_activations_that_are_not_homogeneous_break_the_split(act):
     model = nets.he_normal(nets.mlp([3, 4, 1], act=act), generator(3))
