@@ -234,3 +234,20 @@ def test_each_run_is_judged_alone():
     assert found.verdict == "holds"
     assert (found.ci_low, found.ci_high) == pytest.approx((np.log10(2), np.log10(3)), rel=1e-12)
     assert claims.each_slope_within(data, x="step", low=0.35, high=0.48, **shared).verdict == "violated"
+
+
+def test_incomplete_samples_are_left_out_and_counted():
+    data = pd.DataFrame({
+        "value": [1.0, 3.0, 1.1, 3.0, 0.9, 3.1, 9.0], "step": [1, 2, 1, 2, 1, 2, 1], "seed": [0, 0, 1, 1, 2, 2, 3],
+    })  # fmt: skip
+    found = claims.complete_slope_within(
+        data, samples=["seed"], confidence=0.9, x="step", low=1.5, high=2.6, log=False
+    )
+    assert found.verdict == "holds"
+    assert found.ours == pytest.approx(2.0333, abs=1e-3)
+    assert "1 samples are not at every step" in found.reason
+    found = claims.each_rises(
+        data, samples=["seed"], confidence=0.9, axis="step", order=[1, 2], complete=True
+    )
+    assert found.verdict == "holds"
+    assert "1 samples" in found.reason
