@@ -25,7 +25,7 @@ from reproven.papers.sflcb.controls import CONTROLS
 from reproven.papers.sflcb.driver import Method, candidates, run, tune
 from reproven.papers.sflcb.methods import SFLCB
 from reproven.papers.sflcb.problem import BilevelProblem, check_curvature
-from reproven.papers.sflcb.sflcb import Steps, sflcb, start, warm_start
+from reproven.papers.sflcb.sflcb import State, Steps, sflcb, start, warm_start
 from reproven.papers.sflcb.variants import adaptive_rho, delta_continuation, scale_rows
 
 
@@ -48,6 +48,46 @@ def test_mismatched_shapes_and_parameters_are_named(easy: LCQP) -> None:
         sflcb(easy, state, iterations=1, delta=0.1, rho=-1.0, steps=Steps.common(0.1))
     with pytest.warns(UserWarning, match=r"rho = 5 is not below the bound 0\.9"):
         sflcb(easy, state, iterations=1, delta=0.1, rho=5.0, steps=Steps.common(0.1))
+
+
+def test_bad_states_and_numbers_are_named(easy: LCQP) -> None:
+    state = start(easy, np.zeros(5), np.zeros(8))
+    steps = Steps.common(0.1)
+
+    def run_from(bad: State, iterations: int = 1, steps: Steps = steps) -> None:
+        sflcb(easy, bad, iterations=iterations, delta=0.1, rho=0.5, steps=steps)
+
+    with pytest.raises(ValueError, match=r"z has 7 entries, A has 8 columns"):
+        run_from(replace(state, z=np.zeros(7)))
+    with pytest.raises(ValueError, match=r"u has shape \(3,\), needs \(4,\): one entry a constraint row"):
+        run_from(replace(state, u=np.zeros(3)))
+    with pytest.raises(ValueError, match=r"batch shapes \(2,\) and \(3,\)"):
+        start(easy, np.zeros((2, 5)), np.zeros((3, 8)))
+    with pytest.raises(ValueError, match=r"x\[2\] is nan: replace entries"):
+        run_from(replace(state, x=np.array([0, 0, np.nan, 0, 0])))
+    with pytest.raises(ValueError, match=r"x is a Tensor and A a ndarray: use one library"):
+        start(easy, torch.zeros(5), np.zeros(8))
+    with pytest.raises(ValueError, match="iterations = 0 must be at least 1"):
+        run_from(state, iterations=0)
+    with pytest.raises(ValueError, match=r"eta_y = -0\.1 must be positive"):
+        run_from(state, steps=replace(steps, y=-0.1))
+    with pytest.raises(ValueError, match=r"eta_u = 0 must be positive"):
+        run_from(state, steps=replace(steps, u=0.0))
+    holed = easy.a.copy()
+    holed[1, 2] = np.inf
+    with pytest.raises(ValueError, match=r"A\[1, 2\] is inf"):
+        BilevelProblem(easy.f, easy.g, holed, easy.b_x, easy.rhs)
+    with pytest.raises(ValueError, match="update 'nonsense' is not one of"):
+        SFLCB(update="nonsense")
+
+
+def test_frozen_x_finds_the_lower_solution(easy: LCQP) -> None:
+    # Corollary 5.5: Algorithm 1 with x held is a start for an A without full row rank.
+    x = np.random.default_rng(1).standard_normal(5)
+    steps = Steps(0.0, 0.05, 0.05, 0.5, 0.5)
+    end = sflcb(easy, start(easy, x, np.zeros(8)), iterations=8000, delta=0.01, rho=0.6, steps=steps).state
+    np.testing.assert_array_equal(end.x, x)
+    np.testing.assert_allclose(end.z, easy.lower(x).y, atol=1e-5)
 
 
 def test_curvature_check(easy: LCQP) -> None:

@@ -179,7 +179,7 @@ def complexity(
 def controls(ctx: Context, *, problems: int, iterations: int, delta: float, rho: float) -> None:
     """Run Algorithm 1 and its broken twins alike; record stationarity ``|grad Phi_delta|`` of the best kept x.
 
-    Clipped multipliers of equality rows are told apart on the 3-node network (experiment transport_three).
+    Clipped multipliers of equality rows are told apart on BiC-GAFFA's toy (experiment gaffa).
     """
     bed = [draw(*SIZE, ctx.generator("controls", problem=i)) for i in range(problems)]
     batch = stack(bed)
