@@ -7,6 +7,8 @@ READY := $(VENV)/.ready
 # Overrides for reproven: make reproduce-zero_one ARGS="hardware=cuda jobs=1"
 ARGS ?=
 TIER ?= cpu
+# Two processes of tests; the tests of one file stay together, for what they share.
+PYTEST_ARGS ?= -n 2 --dist loadfile
 PAPERS := $(notdir $(patsubst %/,%,$(dir $(wildcard experiments/*/README.md))))
 
 .DEFAULT_GOAL := help
@@ -60,7 +62,10 @@ regress: $(READY)  ## rerun the headline subset and compare with the accepted va
 	$(BIN)/reproven reproduce $(PAPERS) tier=smoke
 	$(BIN)/reproven regress tier=smoke
 
+audit: $(READY)  ## the papers' printed numbers against themselves
+	$(BIN)/reproven audit
+
 bench: $(READY)  ## ratios against peers, measured in one run
 	$(BIN)/reproven bench $(ARGS)
 
-.PHONY: help setup test lint quick plan reproduce report verify accept regress bench
+.PHONY: help setup test lint quick plan reproduce report verify accept regress audit bench

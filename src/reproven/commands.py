@@ -137,6 +137,30 @@ def regress(options: argparse.Namespace) -> int:
     return 1 if moves else 0
 
 
+def audit(options: argparse.Namespace) -> int:
+    """Check the papers' printed numbers against themselves and print the contradictions, with the arithmetic."""
+    from reproven.harness.audit import audit as findings
+
+    names, _ = _split(options.words)
+    unknown = [n for n in names if n not in _papers()]
+    if unknown:
+        raise UserError(f"no paper {unknown[0]!r}{did_you_mean(unknown[0], _papers())}")
+    table = Table("paper", "check", "cells", "arithmetic", box=None)
+    lines = []
+    for paper in names or _papers():
+        found = findings(paths.experiments() / paper / "printed")
+        wrong = [f for f in found if not f.consistent]
+        for f in wrong:
+            table.add_row(paper, f.check, " ".join(f.cells), f.arithmetic)
+        lines.append(
+            f"{paper}: {len(found)} checks, {len(wrong)} contradictions" if found else f"{paper}: no checks"
+        )
+    if table.row_count:
+        _print(table)
+    print("\n".join(lines))
+    return 0
+
+
 def data(options: argparse.Namespace) -> int:
     """List cards, or fetch and verify those that papers, experiments or names call for."""
     from reproven.data import provider
@@ -234,6 +258,7 @@ def _write_reports(
     for paper in papers:
         anew = again is None or paper in again
         report.write(store, paper, console=console, show_tiers=tiers, again=anew)
+    console.print(f"the page: {report.write_page(store)}", soft_wrap=True, highlight=False)
 
 
 TABLE = {
@@ -244,6 +269,7 @@ TABLE = {
     "verify": verify,
     "accept": accept,
     "regress": regress,
+    "audit": audit,
     "data": data,
     "bench": bench,
 }

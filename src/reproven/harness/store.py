@@ -28,6 +28,8 @@ SCHEMA = 1
 State = Literal["done", "failed", "killed", "out-of-memory", "timeout", "blocked", "interrupted"]
 RERUN_ALWAYS = ("blocked", "killed", "interrupted")
 RERUN_ON_REQUEST = ("failed", "timeout", "out-of-memory")
+_UMASK = os.umask(0)  # there is no way to ask without setting it
+os.umask(_UMASK)
 
 
 class Failure(TypedDict):
@@ -234,6 +236,7 @@ def write_atomically(path: Path, text: str) -> None:
     """Write through a temporary file in the same folder, synced, then renamed."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
+        os.chmod(name, 0o666 & ~_UMASK)  # mkstemp lets nobody else read; what is published is for others
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
