@@ -11,6 +11,7 @@ import torch
 
 from reproven.papers.sflcb.baselines.aipod import AiPOD
 from reproven.papers.sflcb.baselines.blocc import BLOCC
+from reproven.papers.sflcb.baselines.blocc_transport import BLOCCTransport
 from reproven.papers.sflcb.baselines.gaffa import BiCGAFFA
 from reproven.papers.sflcb.baselines.implicit import GAM, ImplicitGradient
 from reproven.papers.sflcb.baselines.kwon import KwonPenalty
@@ -22,7 +23,7 @@ from reproven.papers.sflcb.beds.toy import MINIMA, Toy
 from reproven.papers.sflcb.beds.transport import Transport, published_reset, three_node, three_node_capacity
 from reproven.papers.sflcb.claims import best_in_the_middle, reported_is_sustained
 from reproven.papers.sflcb.controls import CONTROLS
-from reproven.papers.sflcb.driver import Method, candidates, run, tune
+from reproven.papers.sflcb.driver import Method, candidates, run, share_spent, tune
 from reproven.papers.sflcb.methods import SFLCB
 from reproven.papers.sflcb.problem import BilevelProblem, check_curvature
 from reproven.papers.sflcb.sflcb import State, Steps, sflcb, start, warm_start
@@ -226,6 +227,55 @@ def test_three_node_closed_form_and_published_reset() -> None:
     balances = reset[: problem.K * 3].reshape(problem.K, 3)
     assert (balances.sum(1) == 2).all()
     assert not balances[np.arange(problem.K), problem.pairs[:, 1]].any()
+
+
+def test_published_blocc_nears_the_ideal_of_its_penalty() -> None:
+    problem = Transport(three_node(), published_duals=True)
+    start_x = np.full((1, problem.dx), 0.65)
+    trace = run(BLOCCTransport(), problem, start_x, np.zeros((1, problem.dy)), {}, iterations=20_000)
+    built = [k for k, (i, j) in enumerate(problem.columns.tolist()) if {i, j} == {0, 1}]
+    # gamma = 4; its inner loops stop early, which leaves more than the closed form's own rounding.
+    np.testing.assert_allclose(trace.x[-1][0, built], three_node_capacity(0.25), atol=0.03)
+    assert problem.imbalance(trace.y[-1]).max() < 0.02
+    diagonal = problem.columns[:, 0] == problem.columns[:, 1]
+    np.testing.assert_array_equal(trace.x[-1][0, diagonal], 1e-3)
+    assert trace.state.inner >= 2 * 20_000
+
+
+def test_published_blocc_inner_step_by_hand() -> None:
+    # One step of the plain level from shares 0.01, no flow, no multipliers, written out for one pair.
+    problem = Transport(three_node(), published_duals=True)
+    method = BLOCCTransport()
+    method.LIMIT = 1
+    first = method.init(problem, np.full((1, problem.dx), 0.5), np.zeros((1, problem.dy)), {}).plain[0]
+    after, count = method._solve(problem, np.full(problem.dx, 0.5), first, None)
+    assert count == 1
+    pair = problem.pairs.tolist().index([0, 1])
+    np.testing.assert_allclose(after.balance[pair], [-0.4 * 0.01, 0.4 * 0.01, 0.0], atol=1e-15)
+    np.testing.assert_allclose(after.capacity, 0.0, atol=0)
+    slope = np.log(0.01 / 0.99) - 3.0 + 0.4 * 0.01 + 0.4 * 0.01
+    assert after.share[pair] == pytest.approx(0.01 - 0.01 * slope, abs=1e-14)
+    link = problem.columns.tolist().index([0, 1])
+    assert after.flow[pair, link] == 0.0  # 0 - 0.01 (1 - 0.008) is clipped
+
+
+def test_tuning_for_cost_ranks_by_the_first_hit() -> None:
+    path = np.array([[1.0, 1.0, 1.0], [0.009, 0.5, 0.5], [0.2, 0.01, 0.4]])
+    spent = share_spent(path, np.array([0.0, 0.3, 1.0]), 0.01)
+    np.testing.assert_allclose(spent, [0.3, 1.0, 1.4])
+
+
+def test_tuner_for_cost_and_for_the_end_may_differ(easy: LCQP) -> None:
+    batch = stack([easy])
+    base, x = easy.certificate().upper, np.zeros((1, 1, 5))
+    first = easy.phi(x[0, 0]) - base
+
+    def score(points: np.ndarray, _: np.ndarray) -> np.ndarray:
+        return np.array([[(easy.phi(p) - base) / first for p in row] for row in points])
+
+    settings = {"eta_x": [0.02, 0.1], "decay": 0.0}
+    chosen = tune(ImplicitGradient(), batch, x, np.zeros((1, 1, 8)), settings, score, solves=200, reach=0.5)
+    assert chosen == {"eta_x": 0.1, "decay": 0.0}
 
 
 def test_variants_keep_the_solution(easy: LCQP) -> None:
