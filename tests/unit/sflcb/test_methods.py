@@ -313,6 +313,9 @@ def test_tuner_picks_the_better_candidate_and_counts_costs(easy: LCQP) -> None:
     assert chosen == {"eta_x": 0.1, "decay": 0.0}
     trace = run(method, easy, np.zeros(5), np.zeros(8), {}, gradients=1000, solves=12, checkpoints=3)
     assert trace.solves[-1] == trace.gradients[-1] == 12
+    short = run(method, easy, np.zeros(5), np.zeros(8), {}, iterations=10**6, seconds=0.02)
+    assert 0.02 < short.seconds[-1] < 1
+    assert len(short.x) == len(short.seconds) == len(short.gradients) == len(short.fraction)
     with pytest.raises(ValueError, match="no budget"):
         run(method, easy, np.zeros(5), np.zeros(8), {})
 

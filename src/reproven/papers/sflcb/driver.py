@@ -71,14 +71,16 @@ def run(
     gradients: int | None = None,
     solves: int | None = None,
     iterations: int | None = None,
+    seconds: float | None = None,
     checkpoints: int = 40,
     first: int = 4,
 ) -> Trace:
-    """Run `method` until `gradients` evaluations, `solves` exact solves or `iterations` steps are spent.
+    """Run `method` until `gradients` evaluations, `solves`, `iterations` steps or `seconds` are spent.
 
     Args:
         settings: numbers, or columns (P, 1) for runs (..., P, d) side by side; ``iterations`` is ignored here.
-        gradients, solves, iterations: the budget; whichever is spent first ends the run. None means no limit.
+        gradients, solves, iterations, seconds: the budget; whichever is spent first ends the run, None means no
+            limit. Seconds come on top of one of the others.
         checkpoints: number of kept iterates, spaced geometrically from iteration `first`.
     """
     per_gradient, per_solve = method.cost(settings)
@@ -98,14 +100,15 @@ def run(
     spent = 0.0
     with np.errstate(all="ignore"):
         for k in range(total + 1):
-            if k in marks:
+            over = k == total or (seconds is not None and spent > seconds)
+            if k in marks or over:
                 trace.x.append(state.x)
                 trace.y.append(method.report(state))
                 trace.gradients.append(k * per_gradient)
                 trace.solves.append(k * per_solve)
                 trace.seconds.append(spent)
                 trace.fraction.append(k / total)
-            if k == total:
+            if over:
                 break
             begin = time.perf_counter()
             state = method.step(problem, state, k, settings)

@@ -22,7 +22,18 @@ from reproven.papers.sflcb.problem import BilevelProblem, differences
 
 
 class Infeasible(ValueError):
-    """Y(x) is empty: no y satisfies the constraints of the lower level."""
+    """Y(x) is empty: no y satisfies the constraints of the lower level.
+
+    Args: message, or explain, which finds the words when they are read: it takes a linear program, and loops
+    that repair x never read them.
+    """
+
+    def __init__(self, message: str = "", *, explain: Callable[[], str] | None = None) -> None:
+        super().__init__(message)
+        self._explain = explain
+
+    def __str__(self) -> str:
+        return super().__str__() if self._explain is None else self._explain()
 
 
 @dataclass(frozen=True)
@@ -71,11 +82,7 @@ class ConvexQP:
         if excess.max() > 0:
             found = least_distance(self._g, self._gram, excess)
             if found is None:
-                violation, row = smallest_violation(self.a, d)
-                raise Infeasible(
-                    f"Y(x) is empty: every y violates some row by at least {violation:.3g} (row {row} binds); "
-                    "repair x so that B x + A y <= b has a solution"
-                )
+                raise Infeasible(explain=lambda: emptiness(*smallest_violation(self.a, d)))
             multipliers = found
         y = self._inverse @ (c - self.a.T @ multipliers)
         return LowerSolution(y, multipliers, self.a @ y - d)
@@ -135,6 +142,14 @@ def smallest_violation(
     return float(answer.fun), int(np.argmax(weights[:rows]))
 
 
+def emptiness(violation: float, row: int, where: str = "") -> str:
+    """Return the line that says how empty Y(x) is."""
+    return (
+        f"Y(x){where} is empty: every y violates some row by at least {violation:.3g} (row {row} binds); "
+        "repair x so that B x + A y <= b has a solution"
+    )
+
+
 def check_feasible(problem: BilevelProblem, x: np.ndarray, tolerance: float = 1e-9) -> None:
     """Raise `Infeasible`, naming the binding row and the smallest violation possible, where Y(x) is empty.
 
@@ -145,11 +160,7 @@ def check_feasible(problem: BilevelProblem, x: np.ndarray, tolerance: float = 1e
         d = member.rhs.reshape(-1) - member.b_x @ row
         violation, worst = smallest_violation(member.a, d, member.equality, box)
         if violation > tolerance:
-            where = f" of run {index}" if index else ""
-            raise Infeasible(
-                f"Y(x){where} is empty: every y violates some row by at least {violation:.3g} (row {worst} "
-                "binds); repair x so that B x + A y <= b has a solution"
-            )
+            raise Infeasible(emptiness(violation, worst, f" of run {index}" if index else ""))
 
 
 def nearest_feasible(problem: BilevelProblem, x: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 
 from reproven.harness.context import Context
 from reproven.papers.sflcb.beds.lcqp import LCQP, draw, stack
-from reproven.papers.sflcb.driver import Method, Settings, Trace, preset, run, tune
+from reproven.papers.sflcb.driver import Settings, Trace, preset, run, tune
 from reproven.papers.sflcb.exact import Infeasible
 from reproven.papers.sflcb.problem import Array
 
@@ -116,7 +116,6 @@ def dimensions(
             for m, (name, method) in enumerate(ctx.methods.items()):
                 ctx.progress((s + (i + m / len(ctx.methods)) / problems) / len(size), f"{text} {name}")
                 settings = preset(method, "lcqp_sweep")
-                iterations = affordable(method, problem, x, y, settings, seconds)
                 traces[name] = run(
                     method,
                     problem,
@@ -124,7 +123,7 @@ def dimensions(
                     y,
                     settings,
                     gradients=gradients,
-                    iterations=iterations,
+                    seconds=seconds,
                     checkpoints=checkpoints,
                 )
             values = {name: np.array([_phi(problem, p) for p in trace.x]) for name, trace in traces.items()}
@@ -142,14 +141,6 @@ def dimensions(
             for name, trace in traces.items():
                 gap = (values[name] - reference)[:, None, None] / (start - reference)
                 _record(ctx, trace, gap, tolerances, {**where, "method": name}, 1)
-
-
-def affordable(
-    method: Method, problem: LCQP, x: np.ndarray, y: np.ndarray, settings: Settings, seconds: float
-) -> int:
-    """Return how many steps of `method` fit into `seconds`, from the speed of its first ones."""
-    trial = run(method, problem, x, y, settings, iterations=5, checkpoints=2)
-    return max(5, int(seconds / max(trial.seconds[-1] / 5, 1e-9)))
 
 
 def phis(batch: LCQP, x: Array) -> np.ndarray:

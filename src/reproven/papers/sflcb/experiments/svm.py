@@ -196,14 +196,19 @@ def _final(ctx: Context, batch: SVM, x: np.ndarray, y: np.ndarray, where: dict) 
             honest = member.lower(c).y
             columns["empty"].append(0.0)
             columns["smallest_violation"].append(0.0)
-            error = float(np.linalg.norm(z - honest) / np.linalg.norm(honest))
-            columns["response_error"].append(error)
+            columns["response_error"].append(_relative(z - honest, honest))
             columns["true_accuracy"][-1] = float(member.accuracy(honest))
         except Infeasible:
             columns["empty"].append(1.0)
             columns["smallest_violation"].append(smallest_violation(member.a, member.rhs + c)[0])
-            columns["response_error"].append(float(np.linalg.norm(z - exact) / np.linalg.norm(exact)))
+            columns["response_error"].append(_relative(z - exact, exact))
     better = {"accuracy": "higher", "true_accuracy": "higher"}
     for key, column in columns.items():
         ctx.record_many(key, column, unit="1", direction=better.get(key, "lower"), **where)
     return np.array(columns["phi"])
+
+
+def _relative(error: np.ndarray, size: np.ndarray) -> float:
+    """Return |error| / |size|: 0 where both are zero (caps of 1 and more allow w = 0), inf where only size is."""
+    above, below = float(np.linalg.norm(error)), float(np.linalg.norm(size))
+    return above / below if below else (np.inf if above else 0.0)
