@@ -67,7 +67,7 @@ def twins(ctx: Context, *, n: int, depth: list[int], graphs: int, models: int) -
             A, X = graph.dense()[0].double().numpy(), x[0].double().numpy().T
             plain = [reference.logit(network, weights, m, A, X) for m in range(models)]
             gaps = [abs(f.item() - p) / max(1.0, abs(p)) for f, p in zip(fast, plain, strict=True)]
-            where = {"method": name, "depth": layers, "graph": g, "n": n}
+            where: dict[str, Any] = {"method": name, "depth": layers, "graph": g, "n": n}
             ctx.record_many("reference_gap", gaps, unit="1", direction="lower", model=range(models), **where)
         ctx.progress((done + 1) / (len(depth) * graphs), f"depth={layers}")
 
