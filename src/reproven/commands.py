@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reproven.harness import compose, paths
-from reproven.harness.errors import Blocked, UserError, did_you_mean
+from reproven.harness.errors import Blocked, UserError, did_you_mean, require
 from reproven.harness.executor import available_cores, execute, raise_on_failure
 from reproven.harness.plan import Run, Step, cards, expand, plan, remaining_seconds
 from reproven.harness.store import Store
@@ -161,6 +161,22 @@ def audit(options: argparse.Namespace) -> int:
     return 0
 
 
+def contract(options: argparse.Namespace) -> int:
+    """Ask of a method what every method answers: built as its file says, comparable, finite, repeatable, a column."""
+    require("pytest", "dev")
+    import pytest
+
+    _, overrides = _split(options.words)
+    given = {key: _override(overrides, key) for key in ("method", "experiment")}
+    missing = [key for key, value in given.items() if not value]
+    if missing:
+        raise UserError(f"contract needs {missing[0]}=<name>, as in method=mine experiment=sac_bl/simulation")
+    folder = ["--config-dir", options.config_dir] if options.config_dir else []
+    named = [f"--{key}={value}" for key, value in given.items()]
+    own = ["-q", "-o", "addopts=", "-p", "no:cacheprovider", "--rootdir", str(paths.PACKAGE / "contract")]
+    return int(pytest.main([str(paths.PACKAGE / "contract"), *own, *named, *folder]))
+
+
 def data(options: argparse.Namespace) -> int:
     """List cards, or fetch and verify those that papers, experiments or names call for."""
     from reproven.data import provider
@@ -270,6 +286,7 @@ TABLE = {
     "accept": accept,
     "regress": regress,
     "audit": audit,
+    "contract": contract,
     "data": data,
     "bench": bench,
 }

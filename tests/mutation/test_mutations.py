@@ -48,7 +48,7 @@ def gate(root: Path, mutation) -> list[str]:
     reproven("reproduce", mutation["experiment"], "--no-report")
     done = reproven("regress", mutation["paper"])
     lines = (done.stdout + done.stderr).splitlines()
-    assert "headline values compared" in lines[-1], lines[-3:]
+    assert "headline values compared" in done.stdout, lines[-3:]
     return [line for line in lines if line.startswith(f"{mutation['experiment']} ")]
 
 
