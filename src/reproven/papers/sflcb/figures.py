@@ -195,9 +195,9 @@ def dimensions(data: pd.DataFrame) -> Figure:
                 marker=MARKERS[k],
                 s=28,
             )
-        axis.set_xticks(range(len(sizes)), sizes)
+        axis.set_xticks(range(len(sizes)), sizes, fontsize=8)
         axis.set(
-            yscale="log", xlabel="dimensions dx-dy-dh", ylabel=f"{label} to a 1 % gap (median of problems)"
+            yscale="log", xlabel="dimensions dx-dy-dh", ylabel=f"{label} to a 1 % gap\n(median of problems)"
         )
     axes[0].legend(frameon=False, fontsize=8)
     figure.suptitle("open marker: some problem did not reach 1 % within the budget", fontsize=9)
