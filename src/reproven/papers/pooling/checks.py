@@ -27,8 +27,8 @@ def constants(ctx: Context, *, shapes: Sequence[Sequence[int]], draws: int, poin
     """Every pooling's Lipschitz constants against perturbations of many kinds, and where they are attained.
 
     ``over_constant``: largest ``|g(Z + E) - g(Z)| / (L |E|)`` over `draws` perturbations a kind, in each norm;
-    must be at
-    most 1. ``jacobian_over_constant``: operator norm of the Jacobian over the Frobenius constant at `points` points.
+    must be at most 1. ``jacobian_over_constant``: operator norm of the Jacobian over the Frobenius constant at
+    `points` points.
     """
     for n, d in shapes:
         for name, pooling in ctx.methods.items():
@@ -305,8 +305,7 @@ def _composed(stack: Sequence[Block]) -> Callable[[Tensor], Tensor]:
 
 def _gammas(ctx: Context, trained: bool, count: int, d: int, heads: int, radius: float, n: int = 16) -> None:
     """Row 5: E_epsilon on a grid of sigma against gamma; sigma is chosen so that gamma runs from 0.05 to 5,
-    and one that
-    the outputs themselves reach (where gamma is far above 1)."""
+    and one that the outputs themselves reach (where gamma is far above 1)."""
     g = ctx.torch_generator("gammas", trained=trained)
     block = theory.random_block("dot", d, heads, g)
     if trained:

@@ -58,8 +58,7 @@ def ranks_differ(
     """Decide by Friedman's test that mean ranks of the members of `axis` over tasks are not all equal.
 
     `data` is oriented, higher is better; rank 1 is best. Holds where p <= 1 - confidence, else inconclusive: a
-    test that
-    does not reject shows nothing. Ours: p.
+    test that does not reject shows nothing. Ours: p.
     """
     ranks = rank_table(data, axis, over)
     if ranks.shape[0] < 2 or ranks.shape[1] < 3:

@@ -2,9 +2,8 @@
 
 A store is a folder ``<cache>/pooling_features/<key>`` with the real tokens of all inputs one after the other
 (``values.npy``, read through a memory map), where each input begins (``offsets.npy``), and what it is
-(``meta.json``: the
-specification whose hash is the key, the seconds it took). The specification names model, data, their digests and
-every setting of the extraction, so that no store can be taken for another.
+(``meta.json``: the specification whose hash is the key, the seconds it took). The specification names model,
+data, their digests and every setting of the extraction, so that no store can be taken for another.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
 Arm P, the paper's: Adam 1e-3, 10 epochs, raw features. Arm C: standardised features, ridge to the optimum, strength by
 validation, all strengths from one eigendecomposition. Seeds (and, for poolings that learn nothing, poolings) are
-copies along one axis of the same matrix products. All copies see the batches in the same order; what a seed
-varies is the
+copies along one axis of the same matrix products. All copies see the batches in the same order; what a seed varies is the
 start of the head and of the pooling, and which inputs of the pool are its own training part: the rest, its validation
 part, has weight zero in its loss.
 """
@@ -32,8 +31,7 @@ class Task:
     kind: ``classes`` (targets int64 (inputs,), accuracy), ``values`` (float32 (inputs, k), MSE) or ``pixels`` (0/1
         float32 (inputs, k), share of right pixels).
     scope: ``global``, ``local`` or ``mixed``, as the paper sorts tasks. pool, test: indices; every seed trains
-    on its own
-    part of `pool`. top: a class counts as found among so many best ones. shortest: of all n_i equal, n.
+    on its own part of `pool`. top: a class counts as found among so many best ones.
     """
 
     name: str
@@ -301,8 +299,8 @@ def fit_ridge(
     """Arm C for the features (pool, d') of one pooling: ridge for every seed and strength; strength by validation.
 
     ``min_W sum_i |y_i - W z_i - b|^2 + lambda N |W|^2`` on features standardised over the pool, N its training
-    size; classes
-    and pixels as targets in {0, 1} and {-1, 1}. One eigendecomposition a seed serves all strengths.
+    size; classes and pixels as targets in {0, 1} and {-1, 1}. One eigendecomposition a seed serves all
+    strengths.
     """
     x, outer = standardise(features.double(), held_out.double())
     y = _codes(task, task.targets[task.pool])

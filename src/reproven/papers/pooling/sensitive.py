@@ -41,8 +41,7 @@ def expressivity(
     epsilon is a `share` of the mean length of the inputs (token embeddings of MiniLM, pixels, normalised
     series). Metrics:
     ``gamma``, and ``scale_free``, gamma over the mean distance of different inputs; ``exceedance`` of the
-    median distance
-    that Avg has at the largest share. One value a block of inputs.
+    median distance that Avg has at the largest share. One value a block of inputs.
     """
     x, function = _frozen(ctx, source, inputs, n, vit_steps, images, series_steps, series_windows)
     length = float(x.flatten(1).norm(dim=1).mean())

@@ -255,8 +255,7 @@ def period_of(series: np.ndarray, longest: int = 600) -> int:
 @dataclass(frozen=True)
 class Windows:
     """Windows of one long series: inputs (count, length) and futures (count, horizon), both normalised by the
-    input's mean
-    and deviation; naive forecasts in the same units; train: which end before the split."""
+    input's mean and deviation; naive forecasts in the same units; train: which end before the split."""
 
     inputs: np.ndarray
     futures: np.ndarray

@@ -1,9 +1,8 @@
 """The theorems as functions: Lipschitz bounds of blocks, and gamma of Theorem 4.2.
 
 Symbols as in the paper: rows x_i of X (n, d), H heads, W_Q, W_K, W_V (H, d, d/H), W_O (d, d), W_FFN (d, d); R
-bounds the
-row norms. ``|.|`` of a matrix is its operator norm, distances of inputs are Frobenius'. The paper's displays of C_1 and
-C_2 were lost: T1, T2 and C_2 are the dossier's reconstruction (section 3.2).
+bounds the row norms. ``|.|`` of a matrix is its operator norm, distances of inputs are Frobenius'. The paper's
+displays of C_1 and C_2 were lost: T1, T2 and C_2 are the dossier's reconstruction (section 3.2).
 """
 
 from __future__ import annotations
