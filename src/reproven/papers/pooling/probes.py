@@ -2,9 +2,9 @@
 
 Arm P, the paper's: Adam 1e-3, 10 epochs, raw features. Arm C: standardised features, ridge to the optimum, strength by
 validation, all strengths from one eigendecomposition. Seeds (and, for poolings that learn nothing, poolings) are
-copies along one axis of the same matrix products. All copies see the batches in the same order; what a seed varies is the
-start of the head and of the pooling, and which inputs of the pool are its own training part: the rest, its validation
-part, has weight zero in its loss.
+copies along one axis of the same matrix products. All copies see the batches in the same order; what a seed varies is
+the start of the head and of the pooling, and which inputs of the pool are its own training part: the rest, its
+validation part, has weight zero in its loss.
 """
 
 from __future__ import annotations
