@@ -39,7 +39,15 @@ from reproven.papers.critical_scaling.rows_reference import (
 )
 from reproven.papers.critical_scaling.streaming_reference import bounds_reference
 
-FAMILIES = [Gaussian(), Exponential(2.0), Weibull(0.5), RegularEdge(2.0), Pareto(1.5), Needle(6.0), AlmostSimplex()]
+FAMILIES = [
+    Gaussian(),
+    Exponential(2.0),
+    Weibull(0.5),
+    RegularEdge(2.0),
+    Pareto(1.5),
+    Needle(6.0),
+    AlmostSimplex(),
+]
 
 
 def drawn(family, rows_=6, n=57, seed=0):

@@ -148,7 +148,9 @@ def attending(
     try:
         yield
         if not session.layers:
-            raise UserError(f"{type(model).__name__} never called the registered attention: nothing was measured")
+            raise UserError(
+                f"{type(model).__name__} never called the registered attention: nothing was measured"
+            )
     finally:
         _sessions.remove(session)
         setter(before)
@@ -200,7 +202,15 @@ def _attend(
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     return sdpa_attention_forward(
-        module, query, key, value, mask, dropout=dropout, scaling=scaling, is_causal=is_causal, position_bias=bias
+        module,
+        query,
+        key,
+        value,
+        mask,
+        dropout=dropout,
+        scaling=scaling,
+        is_causal=is_causal,
+        position_bias=bias,
     )
 
 

@@ -4,7 +4,7 @@ With c = beta / B and k* the depth at which B is attained:
 
 1. c > 1:       p_max >= 1 - 1/c
 2. 0 <= c <= 1: p_max <= (1 + k*)^{-(1-c)}  and  H >= (1 - c) log(1 + k*)
-3. c > 1:       H <= log(c/(c-1)) + 4c / (e (c-1)^2);   c > 2: also H <= log(c/(c-1)) + 2 / (e (c/2 - 1))
+3. c > 1:       H <= log(c/(c-1)) + 4c / (e (c-1)^2)
 4. B <= beta_{2/3} <= 3 B;   B (1 - log 2 / log(1 + k*)) <= beta_{1/2} <= 2 B
 """
 
@@ -34,14 +34,14 @@ def entropy_floor(scale: np.ndarray, depth: np.ndarray, beta: float | np.ndarray
 
 
 def entropy_ceiling(scale: np.ndarray, beta: float | np.ndarray = 1.0) -> np.ndarray:
-    """Return the guaranteed H in nats for c > 1 (the smaller of both bounds), +inf for c <= 1."""
+    """Return the guaranteed H in nats for c > 1, +inf for c <= 1.
+
+    The dossier's second bound for c > 2, with 2 / (e (c/2 - 1)), is never the smaller one: c (c - 2) < (c - 1)^2.
+    """
     c = np.asarray(_positive(beta) / np.asarray(scale, dtype=float), dtype=float)
     above = np.where(c > 1, c, 2.0)
-    base = np.log(above / (above - 1))
-    bound = base + 4 * above / (np.e * (above - 1) ** 2)
-    far = np.where(c > 2, c, 4.0)
-    second = np.where(c > 2, base + 2 / (np.e * (far / 2 - 1)), np.inf)
-    return np.where(c > 1, np.minimum(bound, second), np.inf)
+    bound = np.log(above / (above - 1)) + 4 * above / (np.e * (above - 1) ** 2)
+    return np.where(c > 1, bound, np.inf)
 
 
 def two_thirds_bracket(scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

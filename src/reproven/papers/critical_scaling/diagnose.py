@@ -62,11 +62,10 @@ class Diagnosis:
     def summary(self) -> str:
         """Return a few lines: medians over heads by length, and what was left out."""
         lines = [f"{'n':>6} {'B, all keys':>12} {'B, no first':>12} {'share B < 1':>12}"]
-        everything, rest = self.head_medians(), self.head_medians(keys="no_first")
+        everything, rest = (self.head_medians(keys=k if k in self.stats else "all") for k in SINKS)
         for i, n in enumerate(self.lengths):
-            b = np.nanmedian(everything[:, i], axis=0)
-            r = np.nanmedian(rest[:, i], axis=0)
-            lines.append(f"{n:>6} {np.nanmedian(b):>12.3f} {np.nanmedian(r):>12.3f} {np.nanmean(b < 1):>12.2f}")
+            b, r = (table[:, i][~np.isnan(table[:, i])] for table in (everything, rest))
+            lines.append(f"{n:>6} {np.median(b):>12.3f} {np.median(r):>12.3f} {np.mean(b < 1):>12.2f}")
         lost = {k: v for k, v in self.excluded()["all"].items() if v}
         lines.append(f"rows left out: {lost or 'none'}; documents too short: {len(self.skipped)}")
         return "\n".join(lines)
@@ -108,10 +107,8 @@ def _reduce(logits: Tensor, keys: str) -> RowStats:
     first = 1 if keys == "no_first" else 0
     _, heads, rows, n = logits.shape
     flat = logits.detach().reshape(-1, n)
-    if flat.device.type == "cpu":
-        stats = fast_stats(flat.float().numpy(), first)
-    else:
-        stats = row_stats(flat[:, first:].float())
+    here = flat.device.type == "cpu"
+    stats = fast_stats(flat.float().numpy(), first) if here else row_stats(flat[:, first:].float())
     return RowStats(*(np.asarray(v).reshape(heads, rows) for v in vars(stats).values()))
 
 
@@ -233,7 +230,7 @@ def _key_subset(n: int, room: int, rng: np.random.Generator) -> Tensor:
 def _checked(
     model: nn.Module, lengths: Sequence[int], rows: int, mode: str, sinks: Sequence[str]
 ) -> list[int]:
-    wanted = sorted(set(int(n) for n in lengths))
+    wanted = sorted({int(n) for n in lengths})
     if not wanted or wanted[0] < 2:
         raise UserError(f"lengths {list(lengths)}: a row needs at least two keys")
     if rows < 1:
@@ -284,7 +281,9 @@ def calibrate(
     """
     wanted = sorted({train_length, *lengths})
     if wanted[0] < train_length:
-        raise UserError(f"length {wanted[0]} is below the training length {train_length}: the rule starts there")
+        raise UserError(
+            f"length {wanted[0]} is below the training length {train_length}: the rule starts there"
+        )
     found = diagnose(model, documents, wanted, rows=rows, seed=seed, sinks=(keys,))
     scales = _over_documents(found, "scale", keys)
     return Calibration(

@@ -63,7 +63,9 @@ def choose_law(n: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray
     """
     n = np.asarray(n, dtype=float)
     if len(n) < 4:
-        raise ValueError(f"{len(n)} lengths cannot choose between laws with up to two parameters; use four or more")
+        raise ValueError(
+            f"{len(n)} lengths cannot choose between laws with up to two parameters; use four or more"
+        )
     y = np.log(np.asarray(scale, dtype=float))
     loglog = np.log(np.log(n))
     shapes = {"const": 0 * loglog, "sqrt_log": loglog / 2, "log": loglog, "log_squared": 2 * loglog}

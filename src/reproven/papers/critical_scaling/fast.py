@@ -1,7 +1,8 @@
 """Row statistics in single precision at a few nanoseconds a key, for rows that a model's forward pass produces.
 
 The same numbers as `rows.row_stats`, up to single precision. beta_{2/3} is solved on a summary of the row (its
-first 64 gaps, then means over runs of one sixteenth of their rank), and is right to 1e-3 of itself (5e-3 where gaps jump within a run).
+first 64 gaps, then means over runs of one sixteenth of their rank), and is right to 1e-3 of itself, to 5e-3 where
+gaps jump within a run.
 """
 
 from __future__ import annotations

@@ -12,7 +12,9 @@ from reproven.papers.critical_scaling.compiled import njit
 
 BITS = 4
 SHIFT = 23 - BITS
-PATTERNS = 512 << BITS  # bins of all patterns, those of negative numbers among them (no gap is, but NaN may be)
+PATTERNS = (
+    512 << BITS
+)  # bins of all patterns, those of negative numbers among them (no gap is, but NaN may be)
 BINS = 255 << BITS  # bins of finite numbers; the next is infinity's, those behind it are NaN's
 BLOCK, PART = 1024, 64
 
@@ -62,10 +64,10 @@ def _count(patterns, counts):
 @njit
 def _nan(counts):
     """Tell whether a NaN was counted: its patterns are the last of the positive and of the negative ones."""
+    found = False
     for b in range(BINS + 1, PATTERNS // 2):
-        if counts[b] or counts[b + PATTERNS // 2]:
-            return True
-    return False
+        found |= counts[b] > 0 or counts[b + PATTERNS // 2] > 0
+    return found
 
 
 @njit

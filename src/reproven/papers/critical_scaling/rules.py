@@ -203,7 +203,9 @@ class EntropyTarget(RowRule):
             raise ValueError("entropy_target needs calibrated entropies; run `calibrate` on some texts first")
         if logits.shape[-1] <= known.train_length:
             return torch.ones(logits.shape[:-1], dtype=logits.dtype, device=logits.device)
-        goal = torch.as_tensor(known.entropies[layer], dtype=logits.dtype, device=logits.device)[None, :, None]
+        goal = torch.as_tensor(known.entropies[layer], dtype=logits.dtype, device=logits.device)[
+            None, :, None
+        ]
         low = torch.ones(logits.shape[:-1], dtype=logits.dtype, device=logits.device)
         keys = torch.isfinite(logits).sum(dim=-1)
         change = (entropy(logits) > goal) & (keys > known.train_length)
