@@ -19,11 +19,12 @@ KNOWN = rules.Calibration(train_length=2048, read_length=2048 * 16)
     [(2, 1.143, 1.091), (4, 1.297, 1.182), (8, 1.459, 1.273), (16, 1.631, 1.364), (32, 1.813, 1.455)],
 )
 def test_factors_are_those_of_the_dossier(extension: int, yarn: float, logn: float) -> None:
+    """Printed to three digits, one of them (1.297) rounded up."""
     n = np.array([2048 * extension])
-    assert rules.YaRN(whole=False).factor(n, 0, KNOWN)[0, 0] == pytest.approx(yarn, abs=5.1e-4)
-    assert rules.QwenLogN().factor(n, 0, KNOWN)[0, 0] == pytest.approx(logn, abs=5.1e-4)
+    assert rules.YaRN(whole=False).factor(n, 0, KNOWN)[0, 0] == pytest.approx(yarn, abs=1e-3)
+    assert rules.QwenLogN().factor(n, 0, KNOWN)[0, 0] == pytest.approx(logn, abs=1e-3)
     whole = rules.Calibration(2048, 2048 * extension)
-    assert rules.YaRN().factor(np.array([5]), 0, whole)[0, 0] == pytest.approx(yarn, abs=5.1e-4)
+    assert rules.YaRN().factor(np.array([5]), 0, whole)[0, 0] == pytest.approx(yarn, abs=1e-3)
 
 
 def test_rules_below_and_at_the_training_length() -> None:
