@@ -150,7 +150,9 @@ def partition_error(gap: rows.Gaps, stats: rows.RowStats) -> float:
     return worst
 
 
-def laws(ctx: Context, *, log10_n: list[int], sphere_n: list[int], sphere_rows: int) -> None:
+def laws(
+    ctx: Context, *, log10_n: list[int], sphere_n: list[int], sphere_rows: int, sphere_parts: int
+) -> None:
     """Measure B of score families against its law at every n (T5 to T14): no randomness but the sphere's."""
     sizes = [10**k for k in log10_n]
     for done, (name, family) in enumerate(QUANTILE_FAMILIES.items()):
@@ -167,7 +169,7 @@ def laws(ctx: Context, *, log10_n: list[int], sphere_n: list[int], sphere_rows: 
             ctx.record("local_slope", slope, unit="1", family=name, log10_n=n)
     _exponential_half(ctx, [k for k in log10_n if k <= 6])
     _closed_forms(ctx)
-    _sphere(ctx, sphere_n, sphere_rows)
+    _sphere(ctx, sphere_n, sphere_rows, sphere_parts)
 
 
 def _exponential_half(ctx: Context, log10_n: Sequence[int]) -> None:
@@ -212,10 +214,10 @@ def _closed_forms(ctx: Context) -> None:
             ctx.record("bias_error", abs(error), unit="1", bias=name, n=n)
 
 
-def _sphere(ctx: Context, sizes: Sequence[int], count: int) -> None:
-    """T6: median B of uniform keys on a sphere; two halves of the rows are independent samples."""
+def _sphere(ctx: Context, sizes: Sequence[int], count: int, parts: int) -> None:
+    """T6: median B of uniform keys on a sphere; each part's rows are an independent sample."""
     for d in (3, 5, 9):
-        for part in range(4):
+        for part in range(parts):
             rng = ctx.generator("sphere", d=d, part=part)
             for n in sizes:
                 gap = rows.gaps(families.Sphere(d).sample(count, n, rng))
@@ -261,7 +263,7 @@ def _poisson(ctx: Context, count: int, blocks: int) -> None:
 def _annealed(ctx: Context, blocks: int) -> None:
     """Annealed profile of exponential rows, n = 4096: flat at the tail's rate."""
     for block in range(blocks):
-        gap = rows.gaps(families.Exponential().sample(500, 4096, ctx.generator("annealed", block=block)))
+        gap = rows.gaps(families.Exponential().sample(1500, 4096, ctx.generator("annealed", block=block)))
         for t, value in zip((0.5, 1.0, 2.0, 3.0), rows.annealed_profile(gap, np.array([0.5, 1.0, 2.0, 3.0]))):
             ctx.record("annealed_rate", value, unit="1/score", t=t, block=block)
 

@@ -117,14 +117,14 @@ def absorb(x, state, counts, kept, cut):
 def _shift(counts, by):
     """Move all counts to where their gaps are after the maximum rose by `by`: nearest and farthest bin."""
     edge = _edges()
-    moved = np.zeros_like(counts)
+    moved = np.zeros((3, BINS), counts.dtype)
     for b in range(BINS):
         for row, grow in ((1, 0), (2, 1)):
             c = counts[row, b] + counts[0, b]
             if c:
                 there = np.float32((edge[b + grow] + by) * (1.0 + (2 * grow - 1) * 1e-6))
                 moved[row, _bin(there)] += c
-    counts[:] = moved
+    counts[:, :BINS] = moved
 
 
 @njit
