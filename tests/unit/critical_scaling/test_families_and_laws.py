@@ -51,8 +51,14 @@ def test_quantile_scale_is_that_of_row_stats_across_blocks() -> None:
 
 @pytest.mark.parametrize(
     "family",
-    [families.Gaussian(2.0), families.Weibull(0.5), families.FlatEdge(1.0), families.RegularEdge(3.0), families.Pareto()],  # fmt: skip
-)  # fmt: skip
+    [
+        families.Gaussian(2.0),
+        families.Weibull(0.5),
+        families.FlatEdge(1.0),
+        families.RegularEdge(3.0),
+        families.Pareto(),
+    ],
+)
 def test_samples_have_the_quantiles(family) -> None:
     row = np.sort(family.sample(1, 40_000, np.random.default_rng(0))[0])[::-1]
     want = family.quantiles(40_000)
