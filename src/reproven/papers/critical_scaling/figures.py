@@ -260,31 +260,25 @@ def head_exponents(data: pd.DataFrame) -> Figure:
 
 
 def rules(data: pd.DataFrame) -> Figure:
-    """Loss and retrieval under each rule against the length read, one column a position scheme."""
+    """Gain of each rule over the native model by length, paired over documents; one column a position scheme."""
     data = data[data["method"] != ""]
     metrics = [m for m in ("loss", "retrieved") if m in set(data["metric"])]
     schemes = sorted(data["positions"].dropna().unique()) if "positions" in data else [None]
-    labels = {"loss": "loss of the last tokens (nats)", "retrieved": "share of needles found"}
+    labels = {
+        "loss": "loss less that of the native model (nats)",
+        "retrieved": "needles found less the native share",
+    }
+    names = {"none": "no positions", "rotary": "rotary positions", None: ""}
     fig, axes = plt.subplots(
-        len(metrics), len(schemes), figsize=(5.2 * len(schemes), 3.3 * len(metrics) + 0.8), squeeze=False,
+        len(metrics), len(schemes), figsize=(5.4 * len(schemes), 4.2 * len(metrics)), sharey=True, squeeze=False,
         layout="constrained",
     )  # fmt: skip
     for line, metric in zip(axes, metrics):
         for axis, scheme in zip(line, schemes):
             part = _of(data, metric)
-            part = part if scheme is None else part[part["positions"] == scheme]
-            for i, (method, rows) in enumerate(part.groupby("method", sort=False)):
-                curve = interval(rows, ["n"])
-                axis.errorbar(
-                    curve["n"] * (1 + 0.012 * (i - 5)), curve["mean"], yerr=curve["half"], marker=MARKERS[i % 12],
-                    color=GREYS[i % 5], linestyle=LINES[i % 4], markersize=4, linewidth=1,
-                    label=str(method).removeprefix("beta_").replace("_", " "),
-                )  # fmt: skip
-            axis.set_xscale("log", base=2)
-            axis.set_xlabel("tokens read")
-            axis.set_ylabel(labels[metric])
-            if scheme is not None:
-                axis.set_title("no positions" if scheme == "none" else "rotary positions", fontsize=10)
+            _gains(axis, part if scheme is None else part[part["positions"] == scheme])
+            axis.set_xlabel(labels[metric])
+            axis.set_title(names[scheme], fontsize=10)
     fig.legend(
         *axes[0][0].get_legend_handles_labels(),
         loc="outside lower center",
@@ -292,8 +286,32 @@ def rules(data: pd.DataFrame) -> Figure:
         frameon=False,
         fontsize=8,
     )
-    fig.suptitle("Length extrapolation under each rule; bars: 95 % intervals over documents", fontsize=10)
+    fig.suptitle(
+        "Length extrapolation under each rule; bars: 95 % intervals, paired over documents", fontsize=10
+    )
     return fig
+
+
+def _gains(axis, part: pd.DataFrame) -> None:
+    """Dots: the mean paired difference to the native model; its own mean stands at the axis."""
+    table = part.pivot_table(index=["n", "document"], columns="method", values="value", sort=False)
+    others = [m for m in table.columns if m != "beta_none"]
+    lengths = sorted(part["n"].unique())
+    native = table["beta_none"].groupby("n").mean()
+    for i, n in enumerate(lengths):
+        gain = table.loc[n][others].sub(table.loc[n]["beta_none"], axis=0)
+        half = gain.sem().fillna(0.0) * stats.t.ppf(0.975, max(1, len(gain) - 1))
+        place = np.arange(len(others)) + 0.16 * (i - (len(lengths) - 1) / 2)
+        axis.errorbar(
+            gain.mean(), place, xerr=half, linestyle="", marker=MARKERS[i], color=GREYS[i % 5], markersize=4,
+            label=f"{n:.0f} tokens",
+        )  # fmt: skip
+    axis.axvline(0, color="0.5", linewidth=0.8)
+    axis.set_yticks(range(len(others)), [m.removeprefix("beta_").replace("_", " ") for m in others])
+    axis.set_ylim(len(others) - 0.4, -0.6)
+    axis.grid(axis="y", color="0.93")
+    shown = ", ".join(f"{native[n]:.3g}" for n in lengths)
+    axis.annotate(f"native: {shown}", (0.02, 0.02), xycoords="axes fraction", fontsize=8)
 
 
 def costs(data: pd.DataFrame) -> Figure:
