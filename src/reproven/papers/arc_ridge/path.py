@@ -182,11 +182,12 @@ def arc_path(
     """
     if steps < 1:
         raise ValueError(f"steps = {steps} must be at least 1")
-    for lam in lams or ():
+    announced = None if lams is None else sorted(float(lam) for lam in lams)
+    for lam in announced or ():
         if not (math.isfinite(lam) and lam >= 0):
             raise ValueError(f"lam = {lam} must be a finite number of 0 or more")
     arc = ArcRidge(optimizer, 0.0, every=every, gradient=gradient, decay=decay)
-    store = Checkpoints(folder, budget_bytes, None if lams is None else sorted(lams))
+    store = Checkpoints(folder, budget_bytes, announced)
     rows: list[tuple[int, float, float, float]] = []
     for step in range(steps):
         loss = backward(arc)
