@@ -170,16 +170,25 @@ def nearest_on_fibre(
     Descent on the fibre, then Newton. It is the end of the drift and the limit of `ridge` for lambda -> 0; a local
     minimum, so that the distance is an upper bound of the true one. phi, anchor: (R, M, 1 + d), phi on the fibre.
     """
-    zero = torch.zeros(len(phi), dtype=phi.dtype)
-    near = phi
+    if anchor.shape != phi.shape:
+        raise ValueError(f"the anchor has shape {tuple(anchor.shape)}, the parameters {tuple(phi.shape)}")
+    best, distance, left = phi.clone(), torch.zeros(len(phi), dtype=phi.dtype), phi.new_full((len(phi),), torch.inf)
+    near, open_ = phi.clone(), torch.arange(len(phi))
     for rest in (1e-2, 1e-3, 1e-4, 1e-5, 1e-6):
-        near = descend_on_fibre(net, near, anchor, x, y, tol=rest)
-        best, left = _newton(net, near, anchor, x, y, zero)
-        before, after = ((p - anchor).flatten(1).norm(dim=1) for p in (near, best))
+        width = int((net.weight[open_] > 0).sum(-1).max())
+        part = net.take(open_, width)
+        home, xs, ys = anchor[open_, :width], x[open_], y[open_]
+        here = descend_on_fibre(part, near[open_, :width], home, xs, ys, tol=rest)
+        there, error = _newton(part, here, home, xs, ys, torch.zeros(len(open_), dtype=phi.dtype))
+        before, after = ((p - home).flatten(1).norm(dim=1) for p in (here, there))
         # Newton may leave for another stationary point while it is far from this one: then descend further.
-        if bool(((left < tol) & ((before - after).abs() <= rest * before) & (after <= before * (1 + 1e-12))).all()):
-            return best, after
-    raise ValueError(f"network {int(left.argmax())}: no nearest point found, {float(left.max()):.2g} is left")
+        fine = (error < tol) & ((before - after).abs() <= rest * before) & (after <= before * (1 + 1e-12))
+        near[open_, :width], left[open_] = here, error
+        best[open_[fine], :width], distance[open_[fine]] = there[fine], after[fine]
+        open_ = open_[~fine]
+        if not len(open_):
+            return best, distance
+    raise ValueError(f"network {int(open_[0])}: no nearest point found, {float(left[open_[0]]):.2g} is left")
 
 
 def ridge(

@@ -43,9 +43,9 @@ class TwoLayer:
             return TwoLayer(live * m**-power, torch.ones_like(m))
         return TwoLayer(live * m**-0.5, m ** (power - 0.5))
 
-    def take(self, rows: Tensor) -> TwoLayer:
-        """Return some of the networks."""
-        return TwoLayer(self.weight[rows], self.scale[rows])
+    def take(self, rows: Tensor, width: int | None = None) -> TwoLayer:
+        """Return some of the networks; width: of the longest of them, where the others are dropped."""
+        return TwoLayer(self.weight[rows][..., :width], self.scale[rows])
 
     def start(self, d: int, generators: Sequence[torch.Generator]) -> Tensor:
         """Return starts with standard normal theta in antithetic pairs (a, w), (-a, w), hence f = 0 everywhere."""
