@@ -65,7 +65,8 @@ class ArcRidge:
         arc), which is what minibatches need: single noisy steps add length without getting anywhere.
     rule: ``"prox"`` as above, ``"stop"`` leaves steps alone and stops where prox would end.
     gradient: ``"full"`` takes the norm of ``.grad``; ``"halves"`` the inner product of the gradients of two half
-        batches, whose mean is ``|E g|^2`` without the noise's part, smoothed by an exponential average. Then call
+        batches, whose mean is ``|E g|^2`` without the noise's part, smoothed by an exponential average. Draw the halves
+        independently of each other: disjoint halves of n data have a mean too small by the variance over n. Call
         `half` between the two backward passes wherever `wants_half`. The rule waits for 1/(1 - decay) measurements.
     decay: of that average, in [0, 1).
     metric: ``"own"``, or ``"euclidean"`` for the identity whatever the optimiser (an ablation: another regulariser).
@@ -226,8 +227,10 @@ class ArcRidge:
                 f"no half batch at step {self.steps}: call half() after the first backward pass wherever wants_half"
             )
         first, self._half = self._half, None
-        second = torch._foreach_sub(gradients, first)
-        return 4 * metrics.squared(self.optimizer, first, second, self.metric, dual=True, gradients=gradients)
+        # Both carry the weight 1/2 of their loss.
+        a = torch._foreach_mul(first, 2.0)
+        b = torch._foreach_mul(torch._foreach_sub(gradients, first), 2.0)
+        return metrics.squared(self.optimizer, a, b, self.metric, dual=True, independent=True)
 
     def _chord(self) -> float:
         if self.steps == self._point_step:

@@ -16,7 +16,7 @@ def prox_descent(
 
     ``v = -eta/(1 + eta lam) (1 - lam A/|g|)_+ g``, ``A <- A + |v|``.
     """
-    theta, A = theta0.astype(float), 0.0
+    theta, A = theta0.astype(float), np.float64(0)
     thetas, lengths = [theta], [A]
     for _ in range(steps):
         g = gradient(theta)
@@ -40,7 +40,7 @@ def adam_descent(
     steps: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The same under Adam (Kingma and Ba 2015), with ``G = sqrt(v_hat) + eps`` as metric (dossier 3.7, item 3)."""
-    theta, A = theta0.astype(float), 0.0
+    theta, A = theta0.astype(float), np.float64(0)
     m, v = np.zeros_like(theta), np.zeros_like(theta)
     thetas, lengths = [theta], [A]
     for t in range(1, steps + 1):

@@ -16,7 +16,7 @@ from reproven.papers.arc_ridge.geodesic import geodesic
 from reproven.papers.arc_ridge.geometry import fibre_flow, nearest_on_fibre, rho_v, ridge
 from reproven.papers.arc_ridge.linear_descent import prox_end
 from reproven.papers.arc_ridge.minibatch import minibatch_path
-from reproven.papers.arc_ridge.two_layer import TwoLayer, regression_data, test_inputs
+from reproven.papers.arc_ridge.two_layer import TwoLayer, circle_inputs, regression_data
 
 ALPHAS = {"ntk": 0.5, "mean_field": 1.0}
 GRID = 60  # test directions
@@ -29,7 +29,7 @@ def draw(
 
     A model has the same data at every width and scaling.
     """
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"scaling": scaling, "width": width, "model": model}
         for scaling in scalings for width in widths for model in range(models)
     ]  # fmt: skip
@@ -39,9 +39,9 @@ def draw(
     return net, start, x, y, rows
 
 
-def test_gap(net: TwoLayer, a: Tensor, b: Tensor) -> Tensor:
+def function_gap(net: TwoLayer, a: Tensor, b: Tensor) -> Tensor:
     """Return the root mean square difference of two functions on the test grid, (R,)."""
-    x = test_inputs(GRID).expand(len(a), -1, -1)
+    x = circle_inputs(GRID).expand(len(a), -1, -1)
     return (net.forward(a, x) - net.forward(b, x)).square().mean(1).sqrt()
 
 
@@ -66,7 +66,7 @@ def kernel_suite(
         for anchor, name in ((start, "start"), (np.zeros(p), "zero")):
             centred = kernel.Linear.of(X, y, anchor)
             vanishing = centred.theta(kernel.ridge(centred.mu, centred.c, 1e-12))
-            gap = np.linalg.norm(limit - vanishing) / np.linalg.norm(vanishing)
+            gap = float(np.linalg.norm(limit - vanishing) / np.linalg.norm(vanishing))
             ctx.record("limit_gap", gap, unit="1", direction="lower", anchor=name, problem=seed)
         _isotropic(ctx, model, seed, lams)
         times = np.logspace(-4, 2, 200)
@@ -74,7 +74,9 @@ def kernel_suite(
         D = np.linalg.norm(kernel.flow(model.mu[None], model.c[None], times), axis=1)
         ctx.record("arc_over_distance_min", (A / D).min(), unit="ratio", problem=seed)
         ctx.record("arc_over_distance_max", (A / D).max(), unit="ratio", problem=seed)
-        ctx.record("arc_over_bound", (A / D).max() / np.sqrt(n), unit="ratio", direction="lower", problem=seed)
+        ctx.record(
+            "arc_over_bound", (A / D).max() / np.sqrt(n), unit="ratio", direction="lower", problem=seed
+        )
         for row in (0, 50, 100, 150, 199):
             ctx.record("arc_over_distance", A[row] / D[row], unit="ratio", time=times[row], problem=seed)
     for sigma in sigmas:
@@ -91,11 +93,11 @@ def _isotropic(ctx: Context, model: kernel.Linear, seed: int, lams: Sequence[flo
             "prox descent": prox_end(mu, model.c, lam, 0.2, 4000),
         }
         for how, x in stops.items():
-            gap = np.linalg.norm(x - exact) / np.linalg.norm(exact)
+            gap = float(np.linalg.norm(x - exact) / np.linalg.norm(exact))
             ctx.record("ridge_gap", gap, unit="1", direction="lower", how=how, lam=lam, problem=seed)
         spread = kernel.flow(model.mu, model.c, kernel.arc_stop(model.mu, model.c, lam))
         other = kernel.ridge(model.mu, model.c, lam)
-        gap = np.linalg.norm(spread - other) / np.linalg.norm(other)
+        gap = float(np.linalg.norm(spread - other) / np.linalg.norm(other))
         ctx.record("anisotropic_gap", gap, unit="1", lam=lam, problem=seed)
 
 
@@ -131,7 +133,9 @@ def _risks(ctx: Context, seeds: int, n: int, p: int, sigma: float) -> None:
 # --- widths ------------------------------------------------------------------------------------------------
 
 
-def widths(ctx: Context, *, width: list[int], models: int, control_width: Sequence[int], inputs: int) -> None:
+def widths(
+    ctx: Context, *, width: Sequence[int], models: int, control_width: Sequence[int], inputs: int
+) -> None:
     """C6, C7: rho_V and the gap between vanishing ridge and gradient flow, all (scaling, width, model) in one batch.
 
     The broken twin forgets M^{alpha - 1/2}: same functions, but its lengths grow with width.
@@ -142,7 +146,7 @@ def widths(ctx: Context, *, width: list[int], models: int, control_width: Sequen
     put(ctx, "rho_v", rho_v(net.jacobian(flow.phi, x), (flow.phi - start).flatten(1)), rows)
     put(ctx, "arc", flow.arc[-1], rows)
     near, distance = nearest_on_fibre(net, flow.phi, start, x, y)
-    put(ctx, "ridge_gap", test_gap(net, near, flow.phi), rows)
+    put(ctx, "ridge_gap", function_gap(net, near, flow.phi), rows)
     put(ctx, "distance_to_fibre", distance, rows)
     ctx.progress(0.9, "nearest points of fibres")
     twins = [r for r in rows if r["scaling"] == "mean_field" and r["width"] in control_width]
@@ -165,12 +169,19 @@ def vanishing(ctx: Context, *, width: int, models: int, lams: Sequence[float], i
     for lam in sorted({*grid.tolist(), *lams}):
         solution = ridge(net, solution, start, x, y, torch.full((len(rows),), lam, dtype=start.dtype))
         if lam in lams:
-            put(ctx, "gap_to_flow", test_gap(net, solution, flow.phi), rows, lam=lam)
-            put(ctx, "gap_to_fibre_point", test_gap(net, solution, near), rows, lam=lam)
+            put(ctx, "gap_to_flow", function_gap(net, solution, flow.phi), rows, lam=lam)
+            put(ctx, "gap_to_fibre_point", function_gap(net, solution, near), rows, lam=lam)
 
 
 def drift(
-    ctx: Context, *, width: int, models: int, lams: Sequence[float], taus: Sequence[float], inputs: int, h: float
+    ctx: Context,
+    *,
+    width: int,
+    models: int,
+    lams: Sequence[float],
+    taus: Sequence[float],
+    inputs: int,
+    h: float,
 ) -> None:
     """C9: after the fit, ridge drifts along the fibre on the time scale 1/lambda, whatever lambda.
 
@@ -191,7 +202,15 @@ def drift(
                 real.update(dict.fromkeys(hit, phi))
             _record_drift(ctx, net, real, fit, start, x, rows, penalty=penalty, lam=lam)
             for tau in taus:
-                put(ctx, "collapse", test_gap(net, real[tau], limits[tau]), rows, penalty=penalty, lam=lam, tau=tau)
+                put(
+                    ctx,
+                    "collapse",
+                    function_gap(net, real[tau], limits[tau]),
+                    rows,
+                    penalty=penalty,
+                    lam=lam,
+                    tau=tau,
+                )
 
 
 def _record_drift(
@@ -199,7 +218,7 @@ def _record_drift(
     rows: list[dict[str, Any]], **where: Any,
 ) -> None:  # fmt: skip
     for tau, phi in points.items():
-        put(ctx, "test_drift", test_gap(net, phi, fit), rows, tau=tau, **where)
+        put(ctx, "test_drift", function_gap(net, phi, fit), rows, tau=tau, **where)
         put(ctx, "rho_v", rho_v(net.jacobian(phi, x), (phi - start).flatten(1)), rows, tau=tau, **where)
 
 
@@ -249,25 +268,25 @@ def minibatches(
 # --- geodesics -----------------------------------------------------------------------------------------------
 
 
-def chain(ctx: Context, *, cases: Sequence[str], models: int, inputs: int, pieces: int, rounds: int) -> None:
+def chain(ctx: Context, *, case: str, models: int, inputs: int, pieces: int, rounds: int) -> None:
     """C11, C12: ``D_fib <= d_geo <= A``, and how far the ends are from that of the flow.
 
-    cases: ``scaling-width``. pieces: of the geodesic.
+    case: ``scaling-width``. pieces: of the geodesic. rounds: of L-BFGS for each penalty.
     """
-    for done, case in enumerate(cases):
-        scaling, width = case.rsplit("-", 1)
-        net, start, x, y, rows = draw(ctx, [scaling], [int(width)], models, inputs)
-        flow = gradient_flow(net, start, x, y)
-        near, distance = nearest_on_fibre(net, flow.phi, start, x, y)
-        found = geodesic(net, start, x, y, pieces=pieces, rounds=rounds)
-        put(ctx, "fibre_over_geodesic", distance / found.length, rows)
-        put(ctx, "geodesic_over_arc", found.length / flow.arc[-1], rows)
-        put(ctx, "arc_over_geodesic", flow.arc[-1] / found.length, rows)
-        put(ctx, "residual", found.residual, rows)
-        put(ctx, "speed_spread", (2 * found.cost).sqrt() / found.length - 1, rows)
-        put(ctx, "end_gap", test_gap(net, found.phi, flow.phi), rows, end="geodesic")
-        put(ctx, "end_gap", test_gap(net, near, flow.phi), rows, end="ridge")
-        ctx.progress((done + 1) / len(cases), case)
+    scaling, width = case.rsplit("-", 1)
+    net, start, x, y, rows = draw(ctx, [scaling], [int(width)], models, inputs)
+    rows = [{**row, "case": case} for row in rows]
+    flow = gradient_flow(net, start, x, y)
+    near, distance = nearest_on_fibre(net, flow.phi, start, x, y)
+    ctx.progress(0.2, "flow and fibre")
+    found = geodesic(net, start, x, y, pieces=pieces, rounds=rounds)
+    put(ctx, "fibre_over_geodesic", distance / found.length, rows)
+    put(ctx, "geodesic_over_arc", found.length / flow.arc[-1], rows)
+    put(ctx, "arc_over_geodesic", flow.arc[-1] / found.length, rows)
+    put(ctx, "residual", found.residual, rows)
+    put(ctx, "speed_spread", (2 * found.cost).sqrt() / found.length - 1, rows)
+    put(ctx, "end_gap", function_gap(net, found.phi, flow.phi), rows, end="geodesic")
+    put(ctx, "end_gap", function_gap(net, near, flow.phi), rows, end="ridge")
 
 
 def refinement(ctx: Context, *, width: int, models: int, inputs: int, pieces: list[int], rounds: int) -> None:
@@ -308,7 +327,9 @@ def scalar_toy(
             where: dict[str, Any] = {"temperature": temperature, "block": block}
             ctx.record("sampled_variance_ratio", f.var() / variance, unit="ratio", sampler="exact", **where)
             f = toy.langevin(temperature, chains, langevin_steps, 0.005, rng)
-            ctx.record("sampled_variance_ratio", f.var() / variance, unit="ratio", sampler="langevin", **where)
+            ctx.record(
+                "sampled_variance_ratio", f.var() / variance, unit="ratio", sampler="langevin", **where
+            )
 
 
 # --- uniqueness ------------------------------------------------------------------------------------------------

@@ -29,7 +29,9 @@ def rho_v(jacobian: Tensor, v: Tensor) -> Tensor:
     J: (..., m, P), v: (..., P). ValueError for another shape of v, or where m >= P: then V is trivial.
     """
     if v.shape[-1] != jacobian.shape[-1]:
-        raise ValueError(f"theta - theta0 has {v.shape[-1]} entries, J {jacobian.shape[-1]} columns: other anchor?")
+        raise ValueError(
+            f"theta - theta0 has {v.shape[-1]} entries, J {jacobian.shape[-1]} columns: other anchor?"
+        )
     if jacobian.shape[-2] >= jacobian.shape[-1]:
         raise ValueError(
             f"{jacobian.shape[-2]} outputs for {jacobian.shape[-1]} parameters leave no fibre: use fewer inputs"
@@ -47,7 +49,12 @@ class RhoInfo:
 
 
 def rho_v_matrix_free(
-    outputs: Callable[[Tensor], Tensor], theta: Tensor, theta0: Tensor, *, tol: float = 1e-8, iterations: int = 500
+    outputs: Callable[[Tensor], Tensor],
+    theta: Tensor,
+    theta0: Tensor,
+    *,
+    tol: float = 1e-8,
+    iterations: int = 500,
 ) -> tuple[float, RhoInfo]:
     """Return rho_V of a network too large for its Jacobian, by conjugate gradients on J J^T.
 
@@ -58,8 +65,8 @@ def rho_v_matrix_free(
     if theta.shape != theta0.shape:
         raise ValueError(f"the anchor has shape {tuple(theta0.shape)}, the parameters {tuple(theta.shape)}")
     v = theta - theta0
-    _, pull = torch.func.vjp(outputs, theta)
-    _, push = torch.func.linearize(outputs, theta)
+    pull = torch.func.vjp(outputs, theta)[1]
+    push = torch.func.linearize(outputs, theta)[1]
     right = push(v)
     solution, residual = torch.zeros_like(right), right.clone()
     direction, alphas, betas = residual.clone(), [], []
@@ -172,7 +179,11 @@ def nearest_on_fibre(
     """
     if anchor.shape != phi.shape:
         raise ValueError(f"the anchor has shape {tuple(anchor.shape)}, the parameters {tuple(phi.shape)}")
-    best, distance, left = phi.clone(), torch.zeros(len(phi), dtype=phi.dtype), phi.new_full((len(phi),), torch.inf)
+    best, distance, left = (
+        phi.clone(),
+        torch.zeros(len(phi), dtype=phi.dtype),
+        phi.new_full((len(phi),), torch.inf),
+    )
     near, open_ = phi.clone(), torch.arange(len(phi))
     for rest in (1e-2, 1e-3, 1e-4, 1e-5, 1e-6):
         width = int((net.weight[open_] > 0).sum(-1).max())

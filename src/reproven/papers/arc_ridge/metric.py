@@ -61,14 +61,15 @@ def squared(
     metric: str,
     *,
     dual: bool,
-    gradients: Sequence[Tensor] | None = None,
+    independent: bool = False,
 ) -> float:
     """Return ``<a, b>`` in the optimiser's metric: ``sum a G b`` for displacements, ``sum a b / G`` for gradients.
 
     a, b: one tensor for each parameter that requires a gradient, in the optimiser's order.
-    dual: whether they are gradients. gradients: that G is predicted from; default `a`.
+    dual: whether they are gradients; G then is that of the next step, with `a` as its gradient.
+    independent: for gradients that G must not depend on: that of the last step, or at the first one of all, `a` and
+        `b` apart. With G from their mean, coordinates in which two halves disagree would count most.
     """
-    gradients = a if gradients is None else gradients
     total, i = 0.0, 0
     for group in optimizer.param_groups:
         scale = group.get("metric_scale", 1.0)
@@ -79,12 +80,24 @@ def squared(
             part = _inner(part_a, part_b)
         else:
             part = sum(
-                _weighted(x, y, diagonal(group, optimizer.state[p], g if dual else None), dual)
-                for p, x, y, g in zip(parameters, part_a, part_b, gradients[i : i + size])
+                _weighted(x, y, _diagonal(group, optimizer.state[p], x, y, dual, independent), dual)
+                for p, x, y in zip(parameters, part_a, part_b)
             )
         total += part * scale**2 if dual else part / scale**2
         i += size
     return total
+
+
+def _diagonal(
+    group: dict[str, Any], state: dict[str, Any], a: Tensor, b: Tensor, dual: bool, independent: bool
+) -> Tensor | None:
+    if not dual:
+        return diagonal(group, state, None)
+    if not independent:
+        return diagonal(group, state, a)
+    known = diagonal(group, state, None)
+    # v = 0 so far: the root mean square of both halves stands in for the first step's |g|.
+    return ((a * a + b * b) / 2).sqrt().add_(group["eps"]) if known is None else known
 
 
 def _inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:

@@ -49,7 +49,7 @@ def minibatch_path(
     coarse, square, seen = raw.clone(), raw.clone(), 0
     rows = []
     for step in range(steps):
-        pick = torch.rand(networks, n, generator=generator).argsort(1)[:, :2]
+        pick = torch.randint(n, (networks, 2), generator=generator)  # independent halves
         xs = x.gather(1, pick[..., None].expand(-1, -1, x.shape[-1]))
         noisy = y.gather(1, pick) + noise * torch.randn(networks, 2, generator=generator, dtype=y.dtype)
         residual = n * (net.forward(phi, xs) - noisy)

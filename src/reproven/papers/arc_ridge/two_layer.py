@@ -107,11 +107,13 @@ def regression_data(n: int, d: int, generators: Sequence[torch.Generator]) -> tu
         xs.append(x * (1 + torch.rand(n, 1, generator=g, dtype=FLOAT)))
         order = torch.tensor([1.0, 3.0], dtype=FLOAT)
         p, q = torch.randn(2, 2, generator=g, dtype=FLOAT)
-        ys.append((p * torch.cos(order * angle[:, None]) + q * torch.sin(order * angle[:, None])) @ (1 / order))
+        ys.append(
+            (p * torch.cos(order * angle[:, None]) + q * torch.sin(order * angle[:, None])) @ (1 / order)
+        )
     return torch.stack(xs), torch.stack(ys)
 
 
-def test_inputs(count: int, d: int = 2) -> Tensor:
+def circle_inputs(count: int, d: int = 2) -> Tensor:
     """Return inputs on half-circles of radius 1 and 2, (2 count, d), where functions are compared."""
     angle = torch.arange(count, dtype=FLOAT) * torch.pi / count
     x = torch.zeros(count, d, dtype=FLOAT)
