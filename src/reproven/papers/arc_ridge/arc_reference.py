@@ -16,14 +16,14 @@ def prox_descent(
 
     ``v = -eta/(1 + eta lam) (1 - lam A/|g|)_+ g``, ``A <- A + |v|``.
     """
-    theta, A = theta0.astype(float), np.float64(0)
+    theta, A = theta0.astype(float), 0.0
     thetas, lengths = [theta], [A]
     for _ in range(steps):
         g = gradient(theta)
         norm = np.sqrt(g @ g)
         pull = 1 - lam * A / norm if norm > 0 else 0.0
         v = -eta / (1 + eta * lam) * max(pull, 0.0) * g
-        theta, A = theta + v, A + np.sqrt(v @ v)
+        theta, A = theta + v, A + float(np.linalg.norm(v))
         thetas.append(theta)
         lengths.append(A)
     return np.array(thetas), np.array(lengths)
@@ -40,7 +40,7 @@ def adam_descent(
     steps: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The same under Adam (Kingma and Ba 2015), with ``G = sqrt(v_hat) + eps`` as metric (dossier 3.7, item 3)."""
-    theta, A = theta0.astype(float), np.float64(0)
+    theta, A = theta0.astype(float), 0.0
     m, v = np.zeros_like(theta), np.zeros_like(theta)
     thetas, lengths = [theta], [A]
     for t in range(1, steps + 1):
@@ -50,7 +50,7 @@ def adam_descent(
         norm = np.sqrt(np.sum(g**2 / G))
         pull = max(1 - lam * A / norm, 0.0) if norm > 0 else 0.0
         step = -eta / (1 + eta * lam) * pull * (m / (1 - b1**t)) / G
-        theta, A = theta + step, A + np.sqrt(np.sum(G * step**2))
+        theta, A = theta + step, A + float(np.sqrt(np.sum(G * step**2)))
         thetas.append(theta)
         lengths.append(A)
     return np.array(thetas), np.array(lengths)

@@ -29,12 +29,16 @@ def geodesic_length(
     """Return d and the end point for ``min 1/2 h sum |v_k|^2`` subject to ``F(theta_K) = y``, h = 1/K."""
     N, h = len(y), 1 / K
 
-    def curve(u: np.ndarray) -> tuple[np.ndarray, np.floating, np.floating]:
-        theta, C, length = phi0.copy(), np.float64(0), np.float64(0)
+    def curve(u: np.ndarray) -> tuple[np.ndarray, float, float]:
+        theta, C, length = phi0.copy(), 0.0, 0.0
         for uk in u.reshape(K, N):
             v = (jacobian(theta, x, weight, s).T @ uk).reshape(phi0.shape)
             v = (jacobian(theta + 0.5 * h * v, x, weight, s).T @ uk).reshape(phi0.shape)
-            theta, C, length = theta + h * v, C + 0.5 * h * np.sum(v**2), length + h * np.linalg.norm(v)
+            theta, C, length = (
+                theta + h * v,
+                C + 0.5 * h * float(np.sum(v**2)),
+                length + h * float(np.linalg.norm(v)),
+            )
         return theta, C, length
 
     J = jacobian(phi0, x, weight, s)
@@ -44,4 +48,4 @@ def geodesic_length(
         lambda u: curve(u)[1], u0, method="SLSQP", constraints=fit, options={"maxiter": 500, "ftol": 1e-13}
     )
     theta, _, length = curve(found.x)
-    return float(length), theta
+    return length, theta

@@ -15,6 +15,7 @@ from reproven.harness.errors import require
 from reproven.papers.arc_ridge import text, vision
 from reproven.papers.arc_ridge.finetuning import Candidate, Problem, Scores, pick, select
 from reproven.papers.arc_ridge.geometry import rho_v
+from reproven.papers.arc_ridge.network import NetworkFineTuning, wrong_class
 from reproven.papers.arc_ridge.path import first_stop
 from reproven.papers.arc_ridge.retention import kernel_alignment, linear_cka, linear_probe_accuracy
 
@@ -30,9 +31,7 @@ def compare(
     """
     for done, (name, method) in enumerate(ctx.methods.items()):
         found: list[Candidate] = method.candidates(problem)
-        scores = [
-            c.scores or problem.evaluate(c.parameters) for c in found if c.parameters is not None or c.scores
-        ]
+        scores = [_scores(problem, candidate) for candidate in found]
         more = {"method": name, "task": list(seeds), **where}
         for candidate, score in zip(found, scores):
             at = {**more, "strength": candidate.strength}
@@ -189,9 +188,10 @@ def text_transfer(
                 noisy = torch.as_tensor(text.flip_labels(labels[trains[task]].numpy(), share, classes, rng))
                 h, mask = (part[trains[task]] for part in frozen[name])
                 cut = round(0.8 * len(noisy))
-                problem = text.TextClassification(
+                problem = NetworkFineTuning(
                     block, (h[:cut], mask[:cut], noisy[:cut]), (h[cut:], mask[cut:], noisy[cut:]),
-                    (frozen[name][0][tests], frozen[name][1][tests], labels[tests]), lams, arc_lams,
+                    (frozen[name][0][tests], frozen[name][1][tests], labels[tests]),
+                    torch.nn.functional.cross_entropy, wrong_class, lams, arc_lams,
                     text.noise_entropy(share, classes), rate, steps, batch, every,
                     ctx.derive("batches", task=task, source=name),
                 )  # fmt: skip
@@ -232,15 +232,13 @@ def _texts(
 
 
 def _text_retention(
-    problem: text.TextClassification, other: tuple[Tensor, Tensor], of_other: tuple[Any, Tensor, Any, Tensor]
+    problem: NetworkFineTuning, other: tuple[Tensor, Tensor], of_other: tuple[Any, Tensor, Any, Tensor]
 ) -> Retention:
     _, labels, trains, tests = of_other
-    fit = torch.cat(trains)
+    fit = torch.cat(trains)[:160]  # enough for a probe; every candidate is probed
 
     def features(theta: Tensor, h: Tensor, mask: Tensor) -> Tensor:
-        problem.load(theta)
-        with torch.no_grad():
-            return problem.block.features(h, mask)[None].double()
+        return problem.features(theta, (h, mask))[None].double()
 
     before = features(problem.start, *problem.test[:2])
 
@@ -256,7 +254,7 @@ def _text_retention(
     return measure
 
 
-def _metrics_control(ctx: Context, problem: text.TextClassification, **where: Any) -> None:
+def _metrics_control(ctx: Context, problem: NetworkFineTuning, **where: Any) -> None:
     """Record where arc ridge would stop with Euclidean lengths and norms on the same trajectory of Adam."""
     problem.path()
     found = problem.lengths
