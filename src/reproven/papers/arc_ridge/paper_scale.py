@@ -170,7 +170,15 @@ def faces(
                         0.5 * (sigma / scale) ** 2, rate, steps, batch, every, ctx.derive("batches", task=task),
                     )  # fmt: skip
                     where: dict[str, Any] = {"shift": shifted, "labels": count, "noise": sigma}
-                    compare(ctx, problem, _retention(problem, (x_test,)), [task], "age^2 / var", **where)
+                    compare(
+                        ctx,
+                        problem,
+                        _retention(problem, (x_test,)),
+                        [task],
+                        "age^2 / var",
+                        ends=True,
+                        **where,
+                    )
 
 
 def reviews_transfer(
@@ -222,4 +230,6 @@ def reviews_transfer(
                     steps, batch, every, ctx.derive("batches", task=task),
                 )  # fmt: skip
                 where: dict[str, Any] = {"labels": count, "noise": share}
-                compare(ctx, problem, _retention(problem, held[:2]), [task], "share wrong", **where)
+                compare(
+                    ctx, problem, _retention(problem, held[:2]), [task], "share wrong", ends=True, **where
+                )

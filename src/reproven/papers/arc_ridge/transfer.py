@@ -23,11 +23,19 @@ Retention = Callable[[Tensor], dict[str, Tensor]]
 
 
 def compare(
-    ctx: Context, problem: Problem, retention: Retention, seeds: Sequence[int], unit: str, **where: Any
+    ctx: Context,
+    problem: Problem,
+    retention: Retention,
+    seeds: Sequence[int],
+    unit: str,
+    *,
+    ends: bool,
+    **where: Any,
 ) -> None:
     """Record test errors and retention of every candidate, of the one that validation picks, and of the best.
 
-    The "best" candidate is picked on the test set: an oracle, there to compare curves, not rules.
+    The "best" candidate is picked on the test set: an oracle, there to compare curves, not rules. ends: measure
+    retention only at the largest strength and at the one picked, where it is dear.
     """
     for done, (name, method) in enumerate(ctx.methods.items()):
         found: list[Candidate] = method.candidates(problem)
@@ -36,7 +44,7 @@ def compare(
         for candidate, score in zip(found, scores):
             at = {**more, "strength": candidate.strength}
             ctx.record_many("test_error", score.test.tolist(), unit=unit, direction="lower", **at)
-            if candidate.parameters is not None:
+            if candidate.parameters is not None and not (ends and candidate is not found[-1]):
                 for metric, values in retention(candidate.parameters).items():
                     ctx.record_many(metric, values.tolist(), unit="share", direction="higher", **at)
         chosen = select(scores)
@@ -101,7 +109,7 @@ def digits_transfer(
         ctx.record_many(
             f"pretrained_{metric}", values.tolist(), unit="share", task=range(tasks), method="start"
         )
-    compare(ctx, problem, retention, range(tasks), "digit^2 / 2")
+    compare(ctx, problem, retention, range(tasks), "digit^2 / 2", ends=False)
     _drift(ctx, problem, list(range(tasks)))
 
 
@@ -197,7 +205,7 @@ def text_transfer(
                 )  # fmt: skip
                 where: dict[str, Any] = {"source": name, "noise": share}
                 retention = _text_retention(problem, frozen[other], data[other])
-                compare(ctx, problem, retention, [task], "share wrong", **where)
+                compare(ctx, problem, retention, [task], "share wrong", ends=True, **where)
                 _metrics_control(ctx, problem, task=task, **where)
         ctx.progress((source.index(name) + 1) / len(source), f"{name}, {total} tasks in all")
 
