@@ -260,6 +260,7 @@ def minibatches(
     for how, norm, arc in (
         ("raw", path.raw_norm, path.raw_arc),
         ("debiased", path.debiased_norm, path.coarse_arc),
+        ("full", path.full_norm, path.coarse_arc),
     ):
         losses = path.stop_loss(norm, arc, lam, first=10)
         put(ctx, "stop_log_ratio", (losses / aim).log().abs(), rows, how=how)

@@ -142,12 +142,12 @@ def minibatches(data: pd.DataFrame) -> Figure:
     fig, axes = _panels(2)
     for ax, metric, column, names in (
         (axes[0], "inflation", "how", ["every step", "chords"]),
-        (axes[1], "stop_log_ratio", "how", ["raw", "debiased"]),
+        (axes[1], "stop_log_ratio", "how", ["raw", "debiased", "full"]),
     ):
         rows = _mean(_pick(data, metric), column).set_index(column).loc[names]
-        ax.errorbar(range(2), rows["mean"], rows["half"], fmt="o", color="0", capsize=3)
-        ax.set_xticks(range(2), names)
-        ax.set_xlim(-0.5, 1.5)
+        ax.errorbar(range(len(names)), rows["mean"], rows["half"], fmt="o", color="0", capsize=3)
+        ax.set_xticks(range(len(names)), names)
+        ax.set_xlim(-0.5, len(names) - 0.5)
         ax.set_ylim(0)
     _label(axes[0], "length by", "A / distance", "minibatch noise inflates the length")
     _label(axes[1], "rule", "|log loss / loss at full-batch stop|", "where the rule stops")

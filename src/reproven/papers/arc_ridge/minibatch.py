@@ -18,7 +18,7 @@ class MinibatchPath:
     """One row every k steps, (points, R) each.
 
     distance: ``|phi - start|``. raw_arc: sum of single steps. coarse_arc: sum of chords between rows. raw_norm:
-    ``|g|`` of the minibatch. debiased_norm: from products of two half batches, smoothed. loss: on all data.
+    ``|g|`` of the minibatch. debiased_norm: from products of two half batches, smoothed. full_norm, loss: on all data.
     """
 
     distance: Tensor
@@ -26,6 +26,7 @@ class MinibatchPath:
     coarse_arc: Tensor
     raw_norm: Tensor
     debiased_norm: Tensor
+    full_norm: Tensor
     loss: Tensor
 
     def stop_loss(self, norm: Tensor, arc: Tensor, lam: float, first: int) -> Tensor:
@@ -62,7 +63,7 @@ def minibatch_path(
             point = phi
             debiased = (square / (1 - DECAY**seen)).clamp(min=0).sqrt()
             distance = (phi - start).flatten(1).norm(dim=1)
-            row = (distance, raw, coarse, gradient.flatten(1).norm(dim=1), debiased, norms(net, phi, x, y)[1])
+            row = (distance, raw, coarse, gradient.flatten(1).norm(dim=1), debiased, *norms(net, phi, x, y))
             rows.append(row)
         phi = phi - eta * gradient
         raw = raw + eta * gradient.flatten(1).norm(dim=1)
