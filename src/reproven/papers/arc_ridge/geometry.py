@@ -66,7 +66,10 @@ def rho_v_matrix_free(
         raise ValueError(f"the anchor has shape {tuple(theta0.shape)}, the parameters {tuple(theta.shape)}")
     v = theta - theta0
     pull = torch.func.vjp(outputs, theta)[1]
-    push = torch.func.linearize(outputs, theta)[1]
+
+    def push(direction: Tensor) -> Tensor:
+        return torch.func.jvp(outputs, (theta,), (direction,))[1]
+
     right = push(v)
     solution, residual = torch.zeros_like(right), right.clone()
     direction, alphas, betas = residual.clone(), [], []

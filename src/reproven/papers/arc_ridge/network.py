@@ -97,7 +97,7 @@ class NetworkFineTuning:
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the indices of two halves, drawn independently: disjoint halves of few data are anticorrelated."""
         generator = torch.Generator().manual_seed(self.seed)
-        n, half = len(self.train_set[2]), self.batch // 2
+        n, half = len(self.train_set[-1]), self.batch // 2
         while True:
             yield torch.randperm(n, generator=generator)[:half], torch.randperm(n, generator=generator)[:half]
 
