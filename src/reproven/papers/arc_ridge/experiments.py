@@ -20,6 +20,7 @@ from reproven.papers.arc_ridge.two_layer import TwoLayer, circle_inputs, regress
 
 ALPHAS = {"ntk": 0.5, "mean_field": 1.0}
 GRID = 60  # test directions
+STOP_EVERY = 10  # minibatch steps between looks at the stopping rule
 
 
 def draw(
@@ -255,14 +256,18 @@ def minibatches(
     put(ctx, "length", path.coarse_arc[-1], rows, how=f"every {every}")
     put(ctx, "inflation", path.raw_arc[-1] / path.distance[-1], rows, how="every step")
     put(ctx, "inflation", path.coarse_arc[-1] / path.distance[-1], rows, how="chords")
+    gen = ctx.torch_generator("batches")
+    path = minibatch_path(
+        net, start, x, y, eta=eta, steps=steps, every=STOP_EVERY, noise=noise, generator=gen
+    )
     exact, _ = truncated_flow(net, start, x, y, lam)
     aim = norms(net, exact, x, y)[1]
-    for how, norm, arc in (
-        ("raw", path.raw_norm, path.raw_arc),
-        ("debiased", path.debiased_norm, path.coarse_arc),
-        ("full", path.full_norm, path.coarse_arc),
+    for how, norm, arc, first in (
+        ("raw", path.raw_norm, path.raw_arc, 1),
+        ("debiased", path.debiased_norm, path.coarse_arc, 10),  # the memory of its running mean
+        ("full", path.full_norm, path.coarse_arc, 1),
     ):
-        losses = path.stop_loss(norm, arc, lam, first=10)
+        losses = path.stop_loss(norm, arc, lam, first=first)
         put(ctx, "stop_log_ratio", (losses / aim).log().abs(), rows, how=how)
 
 
