@@ -14,6 +14,7 @@ from torch import Tensor
 from reproven.papers.arc_ridge.two_layer import TwoLayer
 
 NEWTON_ROUNDS = 8
+BLOCK = 25  # steps of descent before finished networks leave the batch
 MEMORY = 8  # points that a step of descent is compared with
 
 
@@ -151,17 +152,32 @@ def descend_on_fibre(
     shortened instead. In the mean-field scaling the Hessian ``I + nu . grad^2 F`` is ill conditioned, and plain
     steepest descent zigzags.
     """
+    phi, h, open_ = phi.clone(), torch.full((len(phi),), 0.1, dtype=phi.dtype), torch.arange(len(phi))
+    for _ in range(-(-rounds // BLOCK)):
+        width = int((net.weight[open_] > 0).sum(-1).max())
+        part = net.take(open_, width)
+        home, xs, ys = anchor[open_, :width], x[open_], y[open_]
+        new, h[open_], rest = _descend(part, phi[open_, :width], h[open_], home, xs, ys, tol)
+        phi[open_, :width] = new
+        open_ = open_[rest > tol]
+        if not len(open_):
+            break
+    return phi
+
+
+def _descend(
+    net: TwoLayer, phi: Tensor, h: Tensor, anchor: Tensor, x: Tensor, y: Tensor, tol: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Take up to `BLOCK` steps; returns points, step lengths and rho_V of each network."""
     norm = lambda p: (p - anchor).flatten(1).norm(dim=1)  # noqa: E731 - of the distance, used below
-    h = torch.full((len(phi),), 0.1, dtype=phi.dtype)
     down = vertical_part(net, phi, x, phi - anchor)
     recent = [norm(phi)]
-    for _ in range(rounds):
+    for _ in range(BLOCK):
         if bool((down.flatten(1).norm(dim=1) <= tol * norm(phi)).all()):
             break
         new = onto_fibre(net, phi - h[:, None, None] * down, x, y, rounds=2)
         good = (norm(new) <= torch.stack(recent).amax(0)) & (new - phi).isfinite().all(-1).all(-1)
-        keep = good[:, None, None]
-        new = torch.where(keep, new, phi)
+        new = torch.where(good[:, None, None], new, phi)
         new_down = vertical_part(net, new, x, new - anchor)
         moved, bent = (new - phi).flatten(1), (new_down - down).flatten(1)
         along = (moved * bent).sum(1)
@@ -169,7 +185,7 @@ def descend_on_fibre(
         h = torch.where(good, guess.clamp(1e-4, 2.0), 0.3 * h)
         phi, down = new, new_down
         recent = [*recent[1 - MEMORY :], norm(phi)]
-    return phi
+    return phi, h, down.flatten(1).norm(dim=1) / norm(phi)
 
 
 def nearest_on_fibre(
