@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,7 +83,7 @@ def _time_case(
             arc.step()
             with_arc += time.process_time() - begin
         if block >= 0:
-            where = {"case": case, "optimiser": name, "every": k, "block": block}
+            where: dict[str, Any] = {"case": case, "optimiser": name, "every": k, "block": block}
             ctx.record(
                 "ratio", (passes + with_arc) / (passes + without), unit="x", direction="lower", **where
             )
