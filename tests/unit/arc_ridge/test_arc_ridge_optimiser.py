@@ -65,20 +65,20 @@ def test_state_goes_on_bit_by_bit(name, halves):
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_larger_lambda_stops_earlier_and_lambda_zero_is_the_bare_optimiser(name):
     arcs = []
-    for lam in (0.0, 0.03, 0.3, 3.0):
+    for lam in (0.0, 0.1, 3.0):
         model = net()
         arc = ArcRidge(MAKERS[name](model.parameters()), lam)
-        train(model, arc, 300)
+        train(model, arc, 80)
         arcs.append(arc.arc)
     assert arcs == sorted(arcs, reverse=True)
     bare = net()
     optimizer = MAKERS[name](bare.parameters())
-    for _ in range(300):
+    for _ in range(80):
         optimizer.zero_grad()
         ((bare(X) - Y) ** 2).mean().backward()
         optimizer.step()
     model = net()
-    train(model, ArcRidge(MAKERS[name](model.parameters()), 0.0), 300)
+    train(model, ArcRidge(MAKERS[name](model.parameters()), 0.0), 80)
     for a, b in zip(model.parameters(), bare.parameters()):
         assert torch.equal(a, b)
 

@@ -249,7 +249,7 @@ def test_faces_on_a_fixture(cache):
     methods = {m: METHODS[m] for m in ("ft_none", "arc_ridge", "ft_anchored_ridge", "ft_linear_probe")}
     ctx = Context(methods=methods)
     paper_scale.faces(
-        ctx, shift=[True], labels=[8], noise=[10.0], tasks=1, test=4, size=32, steps=3, rate=1e-4, batch=4, every=1,
+        ctx, shift=[True], labels=[8], noise=[10.0], tasks=1, test=4, size=32, steps=2, rate=1e-4, batch=4, every=1,
         **GRID,
     )  # fmt: skip
     data = frame(ctx)
