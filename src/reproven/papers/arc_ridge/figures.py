@@ -24,7 +24,8 @@ NAMES = {
     "ft_discrepancy": "discrepancy principle", "ft_linear_probe": "linear probe", "ft_probe_then_tune": "LP-FT",
     "ft_interpolation": "WiSE-FT", "ft_kernel_ridge": "NTK ridge", "ntk": "NTK scaling",
     "mean_field": "mean-field scaling", "missing_factor": "control: factor missing", "anchored": "anchored ridge",
-    "weight_decay": "weight decay", "geodesic": "geodesic ridge", "ridge": "anchored ridge", "own": "Adam's metric", "euclidean": "Euclidean (control)",
+    "weight_decay": "weight decay",
+    "geodesic": "geodesic ridge", "ridge": "anchored ridge", "own": "Adam's metric", "euclidean": "Euclidean (control)",
 }  # fmt: skip
 
 
@@ -169,7 +170,8 @@ def geodesics(data: pd.DataFrame) -> Figure:
     axes[0].axhline(1.0, color="0.5", linestyle=":")
     for i, end in enumerate(("geodesic", "ridge")):
         rows = _mean(_pick(data, "end_gap", end=end), "case").set_index("case").loc[cases]
-        axes[1].errorbar(np.arange(len(cases)) + 0.1 * i, rows["mean"], rows["half"], label=f"{NAMES.get(end, end)}, lambda to 0",
+        axes[1].errorbar(np.arange(len(cases)) + 0.1 * i, rows["mean"], rows["half"],
+                         label=f"{NAMES[end]}, lambda to 0",
                          capsize=3, **{**STYLES[i], "linestyle": "none"})  # fmt: skip
     for ax in axes:
         ax.set_xticks(range(len(cases)), [c.replace("_", " ").replace("-", "\nwidth ") for c in cases])
