@@ -341,7 +341,7 @@ def output_rows(view: Tail, outputs: Sequence[int]) -> tuple[sparse.csr_array, n
 
 @dataclass(frozen=True)
 class GradCAM:
-    """``|mm(L') - target| <= epsilon`` for the Grad-CAM map ``L_c = sum_k alpha_k z_k`` of a class, without a last ReLU.
+    """``|mm(L') - target| <= epsilon`` for Grad-CAM, ``L_c = sum_k alpha_k z_k`` of a class without a last ReLU.
 
     classes: (n,). targets: (n, height, width), normalised to [0, 1]. at: where z is taken, e.g. ``"bn2.act:input"``
     (before the ReLU), ``"bn2"`` (behind it) or the convolution (before its batch normalisation): alpha is the mean
@@ -398,7 +398,7 @@ def grad_cam_rows(view: Tail, classes: Tensor) -> tuple[sparse.csr_array, np.nda
         raise ValueError(
             f"a Grad-CAM map needs feature maps (n, channels, height, width), not {tuple(z.shape)}"
         )
-    n, channels, height, width = z.shape
+    n, _, height, width = z.shape
     pixels = height * width
     if view.last and _channelwise(view):
         _, up = view.tangents(torch.full_like(z, 1 / pixels)[None])
@@ -538,12 +538,7 @@ class LinearOperator:
         if site.bias:
             rows[:, len(site.outputs) * site.width :] *= np.repeat(one, len(outputs))[:, None]
         a = sparse.csr_array(rows)
-        low, high = (
-            np.broadcast_to(
-                np.asarray(v, dtype=float).reshape(-1, 1) if np.ndim(v) == 1 else np.asarray(v), value.shape
-            )
-            for v in (self.lower, self.upper)
-        )
+        low, high = (np.broadcast_to(v, value.shape) for v in self._bounds())
         per = len(outputs)
         return [
             band(
@@ -560,12 +555,61 @@ class LinearOperator:
     def measure(self, model: nn.Module, points: Tensor) -> Measured:
         x, which = _chosen(points, self.index)
         value = _numpy(self.apply(model, x))
-        low, high = (
-            np.asarray(v, dtype=float).reshape(-1, 1) if np.ndim(v) == 1 else np.asarray(v, dtype=float)
-            for v in (self.lower, self.upper)
-        )
-        violation = _outside(value, low, high)
+        violation = _outside(value, *self._bounds())
         return Measured(violation.ravel(), np.repeat(which, violation.shape[1]))
+
+    def _bounds(self) -> list[np.ndarray]:
+        both = [np.asarray(v, dtype=float) for v in (self.lower, self.upper)]
+        return [v[:, None] if v.ndim == 1 else v for v in both]
+
+
+@dataclass(frozen=True)
+class FrozenMaps:
+    """``|mm(L') - target| <= epsilon`` for maps ``L_i = W_c v_i`` whose features v were computed beforehand.
+
+    For an edit of a last layer, the body being frozen: Grad-CAM and Integrated Gradients are such maps. The model is
+    the head alone and the points are its inputs. features: one (entries, width) a point. classes: (n,).
+    targets: one (entries,) a point, normalised. `measure` sees the head alone: measure the whole network too.
+    """
+
+    features: Sequence[np.ndarray]
+    classes: Sequence[int]
+    targets: Sequence[np.ndarray]
+    epsilon: float
+    floor: float = 0.1
+
+    def condition_points(self, points: Tensor) -> Tensor:
+        return points
+
+    def blocks(self, tail: MakeTail, points: Tensor, margin: float) -> list[Block]:
+        view = tail(points)
+        if not view.last:
+            raise ValueError("frozen features belong to an edit of the last layer alone")
+        (site,) = view.space.sites
+        weight = _numpy(view.model.get_parameter(f"{site.name}.weight"))
+        found = []
+        for i, (v, c) in enumerate(zip(self.features, self.classes)):
+            u = {site.name: torch.as_tensor(v).to(points)[..., None]}
+            a = view.coefficients(OneHot(torch.full((len(v),), int(c))), u, biases=False)
+            value = np.asarray(v, dtype=float) @ weight[c]
+            found.append(
+                min_max_block(
+                    a, value, np.asarray(self.targets[i], dtype=float), epsilon=self.epsilon, margin=margin,
+                    floor=self.floor * float(np.ptp(value)), label=f"map of point {i}",
+                )
+            )  # fmt: skip
+        return found
+
+    def measure(self, model: nn.Module, points: Tensor) -> Measured:
+        weight = next(p for n, p in model.named_parameters() if n.endswith("weight"))
+        parts = []
+        for v, c, target in zip(self.features, self.classes, self.targets):
+            map_ = _numpy(torch.as_tensor(v).to(weight) @ weight[c])
+            parts.append(
+                _map_violation(map_[None], np.asarray(target)[None], self.epsilon, np.zeros(1, int)).violation
+            )
+        owner = np.repeat(np.arange(len(parts)), [len(p) for p in parts])
+        return Measured(np.concatenate(parts), owner)
 
 
 def derivative(order: int = 1) -> Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]:

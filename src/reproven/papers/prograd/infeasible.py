@@ -23,7 +23,8 @@ SLACK = 1e-7
 class Conflict:
     """Why no edit exists.
 
-    requirements: (label, row in its block) of an irreducible conflicting set. relaxation: (label, row, by how much) of
+    requirements: (label, row in its block) of an irreducible conflicting set. rows: the same as positions among all
+    rows of all blocks. relaxation: (label, row, by how much) of
     the requirements that give way in the cheapest relaxation. total: the sum of these. delta: the edit that
     meets the relaxed requirements. irreducible: whether the filter finished in its time.
     """
@@ -33,6 +34,7 @@ class Conflict:
     total: float
     delta: np.ndarray
     irreducible: bool
+    rows: tuple[int, ...] = ()
 
 
 def relax(
@@ -77,12 +79,11 @@ def conflict(
     found, duals = relax(blocks, n, box=box, time_limit=time_limit)
     names = [(b.label, i) for b in blocks for i in range(b.rows)]
     suspects = [int(k) for k in np.flatnonzero(np.abs(duals) > 1e-9)]
-    order = {id(b): k for k, b in enumerate(blocks)}
-    owner = [(order[id(b)], i) for b in blocks for i in range(b.rows)]
+    owner = _owners(blocks)
     if found.total > SLACK and 0 < len(suspects) <= most:
         suspects = _filter(blocks, owner, suspects, n, box, time_limit)
-        return Conflict([names[k] for k in suspects], found.relaxation, found.total, found.delta, True)
-    return Conflict([names[k] for k in suspects], found.relaxation, found.total, found.delta, False)
+        return Conflict([names[k] for k in suspects], found.relaxation, found.total, found.delta, True, tuple(suspects))
+    return Conflict([names[k] for k in suspects], found.relaxation, found.total, found.delta, False, tuple(suspects))
 
 
 def _filter(
@@ -100,6 +101,15 @@ def _filter(
             continue
         kept = trial
     return kept
+
+
+def _owners(blocks: Sequence[Block]) -> list[tuple[int, int]]:
+    return [(k, i) for k, b in enumerate(blocks) for i in range(b.rows)]
+
+
+def conflict_rows(blocks: Sequence[Block], found: Conflict, leave: int | None = None) -> list[Block]:
+    """Return the rows of a conflicting set alone, without its member number `leave`."""
+    return _rows(blocks, _owners(blocks), [k for i, k in enumerate(found.rows) if i != leave])
 
 
 def _rows(blocks: Sequence[Block], owner: list[tuple[int, int]], wanted: Sequence[int]) -> list[Block]:

@@ -23,121 +23,20 @@ from torch.overrides import TorchFunctionMode
 
 # Linear in their tensor argument (a product only with a constant, which `_check_linear` sees to).
 LINEAR = frozenset(
-    [
-        "add",
-        "sub",
-        "rsub",
-        "neg",
-        "linear",
-        "conv1d",
-        "conv2d",
-        "conv3d",
-        "batch_norm",
-        "avg_pool1d",
-        "avg_pool2d",
-        "adaptive_avg_pool1d",
-        "adaptive_avg_pool2d",
-        "mean",
-        "sum",
-        "flatten",
-        "unflatten",
-        "view",
-        "reshape",
-        "transpose",
-        "permute",
-        "contiguous",
-        "cat",
-        "stack",
-        "squeeze",
-        "unsqueeze",
-        "chunk",
-        "split",
-        "getitem",
-        "narrow",
-        "pad",
-        "dropout",
-        "dropout1d",
-        "dropout2d",
-        "clone",
-        "to",
-        "type",
-        "double",
-        "float",
-        "matmul",
-        "mul",
-        "div",
-        "true_divide",
-        "__add__",
-        "__radd__",
-        "__iadd__",
-        "__sub__",
-        "__rsub__",
-        "__isub__",
-        "__neg__",
-        "__mul__",
-        "__rmul__",
-        "__matmul__",
-        "__truediv__",
-        "__getitem__",
-        "add_",
-        "sub_",
-        "mul_",
-        "div_",
-        "select",
-        "index_select",
-        "expand",
-        "roll",
-        "flip",
-        "t",
-        "mv",
-        "mm",
-        "bmm",
-        "addmm",
-        "einsum",
-        "_adaptive_avg_pool2d",
-        "movedim",
-    ]
+    """add sub rsub neg linear conv1d conv2d conv3d batch_norm avg_pool1d avg_pool2d adaptive_avg_pool1d
+    adaptive_avg_pool2d _adaptive_avg_pool2d mean sum flatten unflatten view reshape transpose permute contiguous cat
+    stack squeeze unsqueeze chunk split getitem narrow pad dropout dropout1d dropout2d clone to type double float
+    matmul mul div true_divide __add__ __radd__ __iadd__ __sub__ __rsub__ __isub__ __neg__ __mul__ __rmul__
+    __matmul__ __truediv__ __getitem__ add_ sub_ mul_ div_ select index_select expand roll flip t mv mm bmm addmm
+    einsum movedim""".split()  # noqa: SIM905 - a table of words
 )
 PRODUCTS = frozenset(
-    [
-        "linear",
-        "conv1d",
-        "conv2d",
-        "conv3d",
-        "matmul",
-        "mul",
-        "div",
-        "true_divide",
-        "__mul__",
-        "__rmul__",
-        "__matmul__",
-        "__truediv__",
-        "mul_",
-        "div_",
-        "mv",
-        "mm",
-        "bmm",
-        "addmm",
-        "einsum",
-    ]
+    """linear conv1d conv2d conv3d matmul mul div true_divide __mul__ __rmul__ __matmul__ __truediv__ mul_ div_ mv mm
+    bmm addmm einsum""".split()  # noqa: SIM905
 )
 CHANNELWISE = frozenset(
-    [
-        "batch_norm",
-        "relu",
-        "relu6",
-        "hardtanh",
-        "leaky_relu",
-        "avg_pool2d",
-        "adaptive_avg_pool2d",
-        "dropout",
-        "flatten",
-        "mean",
-        "clone",
-        "contiguous",
-        "silu",
-        "hardswish",
-    ]
+    """batch_norm relu relu6 hardtanh leaky_relu avg_pool2d adaptive_avg_pool2d dropout flatten mean clone contiguous
+    silu hardswish""".split()  # noqa: SIM905
 )
 
 

@@ -96,11 +96,12 @@ def min_max_template(
     r, n, width = target[rest], len(rest), epsilon - margin
     one = np.ones(n)
     order = np.arange(n)
+    at_p, at_q = np.full(n, p), np.full(n, q)
     entries = [  # (row, column, value) of each group of rows
-        (order, rest, one), (order, np.full(n, p), -one),
-        (n + order, np.full(n, q), one), (n + order, rest, -one),
-        (2 * n + order, rest, -one), (2 * n + order, np.full(n, p), 1 - r - width), (2 * n + order, np.full(n, q), r + width),
-        (3 * n + order, rest, one), (3 * n + order, np.full(n, p), r - 1 - width), (3 * n + order, np.full(n, q), width - r),
+        (order, rest, one), (order, at_p, -one),
+        (n + order, at_q, one), (n + order, rest, -one),
+        (2 * n + order, rest, -one), (2 * n + order, at_p, 1 - r - width), (2 * n + order, at_q, r + width),
+        (3 * n + order, rest, one), (3 * n + order, at_p, r - 1 - width), (3 * n + order, at_q, width - r),
         (np.array([4 * n] * 2), np.array([q, p]), np.array([1.0, -1.0])),
     ]  # fmt: skip
     rows, columns, values = (np.concatenate(parts) for parts in zip(*entries))
