@@ -401,18 +401,26 @@ def grad_cam_rows(view: Tail, classes: Tensor) -> tuple[sparse.csr_array, np.nda
     n, _, height, width = z.shape
     pixels = height * width
     if view.last and _channelwise(view):
-        _, up = view.tangents(torch.full_like(z, 1 / pixels)[None])
         (site,) = view.space.sites
-        u = up[site.name][0] * z.flatten(2)  # (n, channels, pixels)
+        u = channel_features(view)
         rows = u.transpose(1, 2).flatten(0, 1)[..., None]
         a = view.coefficients(OneHot(classes.repeat_interleave(pixels)), {site.name: rows}, biases=False)
-        weight = dict(view.model.named_modules())[site.name].weight.detach()  # type: ignore[union-attr]
-        value = torch.einsum("nkp,nk->np", u, weight[classes.to(weight.device)])  # type: ignore[index]
-        return a, _numpy(value)
+        weight = view.model.get_parameter(f"{site.name}.weight").detach()
+        return a, _numpy(torch.einsum("nkp,nk->np", u, weight[classes.to(weight.device)]))
     directions = z.flatten(2).permute(2, 0, 1)[..., None, None].expand(-1, -1, -1, height, width) / pixels
     a, value = directional_rows(view, directions, classes)
     order = np.arange(a.shape[0]).reshape(pixels, n).T.ravel()
     return a[order], value.T.copy()
+
+
+def channel_features(view: Tail) -> Tensor:
+    """Return u with ``L(i, j) = W_c u_ij``: (n, channels, pixels), for a head that works channel by channel."""
+    if not (view.last and _channelwise(view)):
+        raise ValueError("between the map and the edited last layer something mixes channels: use GradCAM's rows")
+    z = view.at_value()
+    _, up = view.tangents(torch.full_like(z, 1 / z[0, 0].numel())[None])
+    (site,) = view.space.sites
+    return up[site.name][0] * z.flatten(2)
 
 
 def _channelwise(view: Tail) -> bool:

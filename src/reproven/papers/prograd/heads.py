@@ -33,7 +33,8 @@ class MapTask:
     labels: (n,), right answers; the maps are of their class. wrong: (n,), what the model says now.
     teacher: (n, entries, width), features of the map that is the target, with the original head (image tasks).
     activity: (n, entries, width), derivative of h in the value at each entry (image tasks).
-    keep: (m, width), inputs of the head whose outputs should stay. epsilon: allowed difference.
+    rows: which outputs of the whole head these are, where it was cut down to those concerned; others: (n,), the log of
+    the summed exponentials of the outputs left out, which no editor touches. keep: (m, width), inputs of the head whose outputs should stay. epsilon: allowed difference.
     """
 
     weight: Tensor
@@ -48,6 +49,8 @@ class MapTask:
     epsilon: float
     teacher: Tensor | None = None
     activity: Tensor | None = None
+    rows: Tensor | None = None
+    others: Tensor | None = None
 
     def maps(self, weight: Tensor) -> Tensor:
         """Return ``W_c v_i`` of heads (..., outputs, width): (..., n, entries)."""
@@ -223,6 +226,8 @@ class RRR(Trained):
         self, task: MapTask, weight: Tensor, bias: Tensor, factor: Tensor, generator: torch.Generator
     ) -> Tensor:
         assert task.activity is not None
+        if task.others is not None:
+            raise ValueError("RRR sums over all classes: give it the whole head")
         y = torch.einsum("nk,gck->gnc", task.h, weight) + bias[:, None]
         expected = torch.einsum("gnc,gck->gnk", y.softmax(-1), weight)
         gradient = weight.sum(1)[:, None] - weight.shape[1] * expected
