@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
@@ -71,6 +71,24 @@ def integrated_gradients(
     gradient = input_gradients(model, path, torch.full((nodes,), output))  # type: ignore[arg-type]
     mean = (torch.as_tensor(weights).to(x).reshape(shape) * gradient).sum(0)
     return (step * mean).reshape(len(x), -1).sum(1)
+
+
+def token_features(
+    hidden: Callable[[Tensor], Tensor], x: Tensor, baseline: Tensor, tokens: Sequence[int], nodes: int = 25
+) -> Tensor:
+    """Return v, (tokens, width of hidden), with ``IG_j = W_t v_j`` for the target row W_t of a head on hidden.
+
+    ``v_j = sum_k w_k JVP[hidden](path_k; x - baseline restricted to token j)``: forward mode, all tokens batched over
+    one primal. hidden: (n, positions, width) -> (n, width).
+    """
+    alpha, weights = gauss_legendre(nodes)
+    step = x - baseline
+    path = baseline[None] + torch.as_tensor(alpha).to(x).reshape(-1, 1, 1) * step[None]
+    one = torch.nn.functional.one_hot(torch.as_tensor(list(tokens)), len(x)).to(x)  # (tokens, positions)
+    directions = (one[..., None] * step)[:, None].expand(-1, nodes, -1, -1)
+    with torch.no_grad():
+        along = torch.func.vmap(lambda d: torch.func.jvp(hidden, (path,), (d,))[1])(directions)
+    return torch.einsum("n,tnk->tk", torch.as_tensor(weights).to(along), along)
 
 
 def satisfaction(maps: np.ndarray, targets: np.ndarray, epsilon: float) -> np.ndarray:
