@@ -416,7 +416,9 @@ def grad_cam_rows(view: Tail, classes: Tensor) -> tuple[sparse.csr_array, np.nda
 def channel_features(view: Tail) -> Tensor:
     """Return u with ``L(i, j) = W_c u_ij``: (n, channels, pixels), for a head that works channel by channel."""
     if not (view.last and _channelwise(view)):
-        raise ValueError("between the map and the edited last layer something mixes channels: use GradCAM's rows")
+        raise ValueError(
+            "between the map and the edited last layer something mixes channels: use GradCAM's rows"
+        )
     z = view.at_value()
     _, up = view.tangents(torch.full_like(z, 1 / z[0, 0].numel())[None])
     (site,) = view.space.sites

@@ -23,7 +23,9 @@ def soundness(data: pd.DataFrame) -> Figure:
             label = f"condition {condition}" if i == 0 else None
             axis.plot(x, y, marker, color=colour, markersize=4, label=label)
     axis.axhline(0.0, color="0.6", linestyle=":", linewidth=1)
-    axis.set_xticks(range(len(layers)), [f"{name} layer" if name != "in_turn" else "in turn" for name in layers])
+    axis.set_xticks(
+        range(len(layers)), [f"{name} layer" if name != "in_turn" else "in turn" for name in layers]
+    )
     axis.set_ylabel("largest violation of a Jacobian entry")
     axis.set_title("Boxes on Jacobians: each dot a network; above 0 is violated")
     axis.legend(frameon=False)

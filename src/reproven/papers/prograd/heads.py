@@ -33,8 +33,9 @@ class MapTask:
     labels: (n,), right answers; the maps are of their class. wrong: (n,), what the model says now.
     teacher: (n, entries, width), features of the map that is the target, with the original head (image tasks).
     activity: (n, entries, width), derivative of h in the value at each entry (image tasks).
-    rows: which outputs of the whole head these are, where it was cut down to those concerned; others: (n,), the log of
-    the summed exponentials of the outputs left out, which no editor touches. keep: (m, width), inputs of the head whose outputs should stay. epsilon: allowed difference.
+    keep: (m, width), inputs of the head whose outputs should stay. epsilon: allowed difference.
+    rows: which outputs of the whole head these are, where it was cut down to those concerned. others: (n,), the log of
+    the summed exponentials of the outputs left out, which no editor touches.
     """
 
     weight: Tensor

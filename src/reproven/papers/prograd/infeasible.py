@@ -82,8 +82,12 @@ def conflict(
     owner = _owners(blocks)
     if found.total > SLACK and 0 < len(suspects) <= most:
         suspects = _filter(blocks, owner, suspects, n, box, time_limit)
-        return Conflict([names[k] for k in suspects], found.relaxation, found.total, found.delta, True, tuple(suspects))
-    return Conflict([names[k] for k in suspects], found.relaxation, found.total, found.delta, False, tuple(suspects))
+        return Conflict(
+            [names[k] for k in suspects], found.relaxation, found.total, found.delta, True, tuple(suspects)
+        )
+    return Conflict(
+        [names[k] for k in suspects], found.relaxation, found.total, found.delta, False, tuple(suspects)
+    )
 
 
 def _filter(

@@ -116,7 +116,13 @@ def padded_left(rows: list[Tensor]) -> Tensor:
 
 
 def fit_answers(
-    model: AnswerLogits, tokens: list[Tensor], labels: Tensor, *, steps: int, rate: float, generator: torch.Generator
+    model: AnswerLogits,
+    tokens: list[Tensor],
+    labels: Tensor,
+    *,
+    steps: int,
+    rate: float,
+    generator: torch.Generator,
 ) -> AnswerLogits:
     """Train all weights on the answer by Adam under a one-cycle rate; return the model in evaluation mode."""
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)

@@ -44,7 +44,14 @@ def drawn(model: nn.Module, generator: torch.Generator) -> nn.Module:
 
 
 def fit_classifier(
-    model: nn.Module, x: Tensor, y: Tensor, *, epochs: int, generator: torch.Generator, rate: float = 2e-3, batch: int = 64
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    epochs: int,
+    generator: torch.Generator,
+    rate: float = 2e-3,
+    batch: int = 64,
 ) -> nn.Module:
     """Train with Adam on cross-entropy under a one-cycle rate; return the model in evaluation mode."""
     optimiser = torch.optim.Adam(model.parameters(), lr=rate)

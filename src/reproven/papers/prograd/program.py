@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy import sparse
@@ -156,6 +156,43 @@ def solve(
         delta[columns] = x
         objective += value
     return Solution("optimal", delta, objective, time.perf_counter() - begin, *map(int, totals), len(groups))
+
+
+def solve_lazily(
+    block: Block,
+    n: int,
+    *,
+    start: np.ndarray,
+    slack: float,
+    most: int = 200,
+    rounds: int = 50,
+    size: str = "l2",
+    box: float = 10.0,
+    preserve: Preserve | None = None,
+    size_weight: float = 1.0,
+    time_limit: float = 600.0,
+) -> tuple[Solution, int]:
+    """Return the solution under all rows of `block`, and how many of them were used.
+
+    Cutting planes: solve with a few rows, add the `most` worst of those missed by more than `slack`, solve again. What
+    it ends with meets every row within `slack`, and is optimal, for it is so under fewer rows. start: rows to begin
+    with. Status ``failed`` where `rounds` do not suffice.
+    """
+    used = np.unique(start)
+    found = Solution("failed", np.zeros(n), float("nan"), 0.0, 0, 0, 0, 0, "no round was allowed")
+    for _ in range(rounds):
+        some = Block(block.a[used], block.value[used], block.low[used], block.high[used], block.label)
+        found = solve([some], n, size=size, box=box, preserve=preserve, size_weight=size_weight, time_limit=time_limit,
+                      decouple=False)  # fmt: skip
+        if found.status != "optimal":
+            return found, len(used)
+        missed = block.residual(found.delta)
+        worst = np.argsort(-missed)[:most]
+        worst = worst[missed[worst] > slack]
+        if not len(worst):
+            return found, len(used)
+        used = np.union1d(used, worst)
+    return replace(found, status="failed", reason=f"rows are still missed after {rounds} rounds"), len(used)
 
 
 def _why(status: str, time_limit: float, members: Sequence[Block]) -> str:

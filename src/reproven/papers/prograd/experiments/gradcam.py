@@ -209,7 +209,14 @@ def _noisy_set(
 
 
 def imagenet(
-    ctx: Context, *, severities: list[float], draws: int, steps: int, epsilon: float, floor_images: int, crops: int
+    ctx: Context,
+    *,
+    severities: list[float],
+    draws: int,
+    steps: int,
+    epsilon: float,
+    floor_images: int,
+    crops: int,
 ) -> None:
     """E2': EfficientNet-Lite0 with ImageNet weights on 20 labelled ImageNet images under Gaussian noise.
 

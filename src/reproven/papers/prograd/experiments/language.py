@@ -76,7 +76,9 @@ def language_task(
     features, hidden = [], []
     for prompt in prompts:
         x, base = embedded(model, prompt)
-        features.append(token_features(lambda e: body(model, e), x, base, prompt.inside, nodes).double().numpy())
+        features.append(
+            token_features(lambda e: body(model, e), x, base, prompt.inside, nodes).double().numpy()
+        )
         with torch.no_grad():
             hidden.append(body(model, x[None])[0])
     h = torch.stack(hidden)
@@ -96,7 +98,9 @@ def language_task(
     )  # fmt: skip
 
 
-def with_head(model: AnswerLogits, edit: HeadEdit, rows: Tensor | None, precision: torch.dtype | None = None) -> AnswerLogits:
+def with_head(
+    model: AnswerLogits, edit: HeadEdit, rows: Tensor | None, precision: torch.dtype | None = None
+) -> AnswerLogits:
     """Return the model with another head, stored in `precision` and used in its own.
 
     The head has no bias, and none is given to it: editors that move one are measured without.
@@ -133,7 +137,11 @@ def _evaluate(
 
 
 def _record_maps(
-    ctx: Context, maps: Sequence[np.ndarray], targets: Sequence[np.ndarray], epsilon: float, at: dict[str, Any]
+    ctx: Context,
+    maps: Sequence[np.ndarray],
+    targets: Sequence[np.ndarray],
+    epsilon: float,
+    at: dict[str, Any],
 ) -> tuple[np.ndarray, np.ndarray]:
     tokens = np.array([len(m) for m in maps])
     shares = np.array([satisfaction(m[None], t[None], epsilon)[0] for m, t in zip(maps, targets)])
@@ -164,7 +172,14 @@ def tiny_llama(
     """
     teacher = AnswerLogits(_drawn(small_llama(VOCABULARY, width, 2, 4), ctx.derive("teacher")))
     tokens, labels = sentences(teacher_sentences, ctx.torch_generator("teacher sentences"))
-    fit_answers(teacher, tokens, labels, steps=teacher_steps, rate=2e-3, generator=ctx.torch_generator("teacher batches"))
+    fit_answers(
+        teacher,
+        tokens,
+        labels,
+        steps=teacher_steps,
+        rate=2e-3,
+        generator=ctx.torch_generator("teacher batches"),
+    )
     test_tokens, test_labels = sentences(test, ctx.torch_generator("test sentences"))
     by_teacher = answered(teacher, test_tokens, (NEGATIVE, POSITIVE)) == test_labels
     ctx.progress(0.2, "teacher")
@@ -245,7 +260,9 @@ def _methods(
     if next(iter(at.values())) == 0:
         for i, target in enumerate(targets[:2]):
             tokens = range(len(target))
-            ctx.record_many("attribution", target, unit="1", prompt=i, token=tokens, **{"method": "(target)", **at})
+            ctx.record_many(
+                "attribution", target, unit="1", prompt=i, token=tokens, **{"method": "(target)", **at}
+            )
 
 
 # --- a real language model ------------------------------------------------------------------------------------
@@ -265,7 +282,9 @@ WORDINGS = {
 }  # fmt: skip
 
 
-def smollm2(ctx: Context, *, prompts: int, words: int, nodes: int, epsilon: float, steps: int, pool: int) -> None:
+def smollm2(
+    ctx: Context, *, prompts: int, words: int, nodes: int, epsilon: float, steps: int, pool: int
+) -> None:
     """E3': SmolLM2-135M answers who wrote a tweet, or what a text is about; its attributions are made independent of
     the wording of the question.
 
@@ -297,13 +316,22 @@ def smollm2(ctx: Context, *, prompts: int, words: int, nodes: int, epsilon: floa
 
 
 def _worded(
-    ctx: Context, model: AnswerLogits, tokenizer: Any, name: str, prompts: int, words: int, nodes: int, pool: int
+    ctx: Context,
+    model: AnswerLogits,
+    tokenizer: Any,
+    name: str,
+    prompts: int,
+    words: int,
+    nodes: int,
+    pool: int,
 ) -> tuple[list[Prompt], list[np.ndarray]]:
     """Return the first sentences whose mean answer is right, in the first wording, with their references."""
     wordings, answers = WORDINGS[name]
     data = ctx.dataset(name)["train"]
     names = data.features["label"].names
-    wanted = {names.index(n): tokenizer(a, add_special_tokens=False)["input_ids"][0] for n, a in answers.items()}
+    wanted = {
+        names.index(n): tokenizer(a, add_special_tokens=False)["input_ids"][0] for n, a in answers.items()
+    }
     rng = ctx.generator("sentences", dataset=name)
     rows = [i for i in rng.permutation(len(data)).tolist() if data[i]["label"] in wanted][: 4 * pool]
     chosen: list[Prompt] = []

@@ -12,7 +12,15 @@ from reproven.harness.context import Context
 from reproven.papers.prograd.attribution import input_gradients
 from reproven.papers.prograd.certify import exact_slack
 from reproven.papers.prograd.constraints import JacobianBox, OutputMargin, jacobian_stages
-from reproven.papers.prograd.edit import Edit, Rows, edit_gradients, edit_in_turn, gather_rows, prepare, written
+from reproven.papers.prograd.edit import (
+    Edit,
+    Rows,
+    edit_gradients,
+    edit_in_turn,
+    gather_rows,
+    prepare,
+    written,
+)
 from reproven.papers.prograd.infeasible import conflict_rows, feasible
 from reproven.papers.prograd.program import solve
 from reproven.papers.prograd.tail import Tail
@@ -36,13 +44,17 @@ def soundness(
     for where in layer:
         for i in range(nets):
             model = network(ctx.torch_generator("net", net=i))
-            x = torch.randn(points, INPUTS, dtype=torch.float64, generator=ctx.torch_generator("points", net=i))
+            x = torch.randn(
+                points, INPUTS, dtype=torch.float64, generator=ctx.torch_generator("points", net=i)
+            )
             asked = box_around(input_gradients(model, x).numpy(), ctx.generator("boxes", net=i), shift, width)
             _one(ctx, model, where, x, asked, i, exact)
             ctx.progress((layer.index(where) + (i + 1) / nets) / len(layer), f"{where} {i}")
 
 
-def _one(ctx: Context, model: nn.Module, where: str, x: Tensor, asked: JacobianBox, net: int, exact: int) -> None:
+def _one(
+    ctx: Context, model: nn.Module, where: str, x: Tensor, asked: JacobianBox, net: int, exact: int
+) -> None:
     at = {"layer": where, "net": net}
     if where == "in_turn":
         found = edit_in_turn(model, ["6", "4"], x, [asked], sweeps=2)
@@ -80,7 +92,9 @@ def _record_violation(ctx: Context, model: nn.Module, x: Tensor, asked: Jacobian
     ctx.record("points_met", met / len(x), unit="1", direction="higher", **at)
 
 
-def _counts(ctx: Context, model: nn.Module, where: str, x: Tensor, asked: JacobianBox, found: Edit, at: dict) -> None:
+def _counts(
+    ctx: Context, model: nn.Module, where: str, x: Tensor, asked: JacobianBox, found: Edit, at: dict
+) -> None:
     """C10: one condition a hidden unit behind the edited layer, one requirement a Jacobian entry; twice for twice S."""
     units = {"first": 2, "middle": 1, "last": 0}[where] * HIDDEN
     off = abs(found.conditions - len(x) * units) + abs(found.requirements - len(x) * INPUTS * OUTPUTS)
@@ -152,7 +166,9 @@ def controls(ctx: Context, *, nets: int, points: int) -> None:
         parts = [conflict_rows(found.blocks, found.conflict, k) for k in range(len(kept))]
         rest = [feasible(p, found.space.size, box=10.0) for p in parts]
         ctx.record("rest_feasible", float(np.mean(rest)), unit="1", direction="higher", **at)
-        labels = edit_gradients(model, "6", x, [OutputMargin([0] * points, 0.1), OutputMargin([1] * points, 0.1)])
+        labels = edit_gradients(
+            model, "6", x, [OutputMargin([0] * points, 0.1), OutputMargin([1] * points, 0.1)]
+        )
         unchanged = labels.model is model and labels.status == "infeasible"
         ctx.record("answers_returned_unedited", unchanged, unit="1", direction="higher", **at)
 
