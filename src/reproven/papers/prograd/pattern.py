@@ -36,7 +36,7 @@ PRODUCTS = frozenset(
 )
 CHANNELWISE = frozenset(
     """batch_norm relu relu6 hardtanh leaky_relu avg_pool2d adaptive_avg_pool2d dropout flatten mean clone contiguous
-    silu hardswish""".split()  # noqa: SIM905
+    silu hardswish add __add__ __iadd__ add_""".split()  # noqa: SIM905
 )
 
 

@@ -155,7 +155,9 @@ def _run_methods(
 def digits(
     ctx: Context,
     *,
+    nets: int,
     draws: int,
+    train_images: int,
     epochs: int,
     steps: int,
     images: int,
@@ -167,7 +169,7 @@ def digits(
     """E2: a CNN trained on handwritten digits; its maps on noisy training images edited to the clean ones.
 
     Args:
-        draws: edit sets. epochs: of training. steps: of each trial of the trained editors. images: at most, a set.
+        nets: trained networks. draws: edit sets of each. train_images: at most. epochs: of training. steps: of each trial of the trained editors. images: at most, a set.
         kept: clean training images whose outputs are preserved. noise: standard deviation, pixels in [0, 1].
         top: the true class must be among the first `top` of a wrongly classified noisy image.
     Records, a method and draw: satisfied (share of pixels), images_met, min_cosine, mean_cosine, min_iou, mean_iou,
@@ -175,23 +177,23 @@ def digits(
     """
     data = ctx.dataset()
     x, y = as_images(data.data, data.peak), torch.as_tensor(data.targets)
-    order = torch.randperm(len(x), generator=ctx.torch_generator("split"))
-    cut = int(0.8 * len(x))
-    train, test = order[:cut], order[cut:]
-    model = drawn(digit_cnn(x.shape[-1]), ctx.torch_generator("weights"))
-    fit_classifier(model, x[train], y[train], epochs=epochs, generator=ctx.torch_generator("batches"))
-    ctx.progress(0.3, "trained")
-    assert isinstance(model, nn.Sequential)
-    subject = Subject(model[:4], model[4:], "fc", "conv3")
-    for draw in range(draws):
-        g = ctx.torch_generator("noise", draw=draw)
-        edit_set = _noisy_set(model, x[train], y[train], noise, top, images, g)
-        keep = x[train][torch.randperm(len(train), generator=g)[:kept]]
-        _run_methods(
-            ctx, subject, edit_set, keep, {"test": (x[test], y[test])}, epsilon=epsilon, steps=steps, percentile=75,
-            at={"draw": draw}, show=3 if draw == 0 else 0,
-        )  # fmt: skip
-        ctx.progress(0.3 + 0.7 * (draw + 1) / draws, f"draw {draw}")
+    for net in range(nets):
+        order = torch.randperm(len(x), generator=ctx.torch_generator("split", net=net))
+        cut = int(0.8 * len(x))
+        train, test = order[:cut][:train_images], order[cut:]
+        model = drawn(digit_cnn(x.shape[-1]), ctx.torch_generator("weights", net=net))
+        fit_classifier(model, x[train], y[train], epochs=epochs, generator=ctx.torch_generator("batches", net=net))
+        assert isinstance(model, nn.Sequential)
+        subject = Subject(model[:4], model[4:], "fc", "conv3")
+        for draw in range(draws):
+            g = ctx.torch_generator("noise", net=net, draw=draw)
+            edit_set = _noisy_set(model, x[train], y[train], noise, top, images, g)
+            keep = x[train][torch.randperm(len(train), generator=g)[:kept]]
+            _run_methods(
+                ctx, subject, edit_set, keep, {"test": (x[test], y[test])}, epsilon=epsilon, steps=steps, percentile=75,
+                at={"net": net, "draw": draw}, show=3 if net == draw == 0 else 0,
+            )  # fmt: skip
+            ctx.progress((net + (draw + 1) / draws) / nets, f"net {net} draw {draw}")
 
 
 def _noisy_set(

@@ -177,7 +177,7 @@ def tiny_llama(
         tokens,
         labels,
         steps=teacher_steps,
-        rate=2e-3,
+        rate=3e-3,
         generator=ctx.torch_generator("teacher batches"),
     )
     test_tokens, test_labels = sentences(test, ctx.torch_generator("test sentences"))
@@ -187,7 +187,7 @@ def tiny_llama(
         student = AnswerLogits(_drawn(small_llama(VOCABULARY, width, 2, 4), ctx.derive("student", draw=draw)))
         own, own_labels = sentences(student_sentences, ctx.torch_generator("student sentences", draw=draw))
         g = ctx.torch_generator("student batches", draw=draw)
-        fit_answers(student, own, own_labels, steps=student_steps, rate=1e-3, generator=g)
+        fit_answers(student, own, own_labels, steps=student_steps, rate=3e-3, generator=g)
         right = answered(student, test_tokens, (NEGATIVE, POSITIVE)) == test_labels
         ctx.record("student_accuracy", right.double().mean(), unit="1", method="", draw=draw)
         ctx.record("teacher_accuracy", by_teacher.double().mean(), unit="1", method="", draw=draw)

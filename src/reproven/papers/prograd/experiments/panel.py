@@ -34,8 +34,8 @@ def capacity(
     """Ask for the maps of more and more images of one class: when is there no edit, and what does it cost before?
 
     per_class: numbers of images. classes: how many digits are tried, one at a time. draws: of images and noise.
-    Records: load (asked values (entries - 1) * images over the rank of their features, a coordinate too), feasible,
-    mean_change of the edited row (feasible ones), accuracy on the test set.
+    Records: load, the asked values (entries - 1) * images over the width of the head; rank of their features; feasible;
+    accuracy on the test set where feasible.
     """
     subject, x, y, x_test, y_test = _trained(ctx, epochs)
     for done, count in enumerate(per_class):
@@ -49,7 +49,8 @@ def capacity(
                 rank = int(torch.linalg.matrix_rank(task.v.double().flatten(0, 1)))
                 found = ProGrad(box=10.0).edit(task, 0, g)
                 at = {"images": count, "draw": draw, "digit": digit}
-                load = (task.v.shape[1] - 1) * len(rows) / rank
+                load = (task.v.shape[1] - 1) * len(rows) / task.v.shape[2]
+                ctx.record("rank", rank, unit="1", **at)
                 ctx.record("load", load, unit="1", **at)
                 ctx.record("feasible", found.status == "edited", unit="1", direction="higher", **at)
                 if found.status == "edited":
