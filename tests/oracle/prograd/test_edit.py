@@ -344,3 +344,53 @@ def test_linear_operators_of_the_last_layer():
         ours = edit.edit_gradients(model, "4", x, [asked])
         assert ours.edited
         assert ours.certificates[0].worst <= 0
+
+
+def test_the_whole_library_on_one_small_network():
+    """Polytopes, saliency, input x gradient, Integrated Gradients through a ReLU tail, cuts, float32 and bfloat16."""
+    from reproven.papers import prograd
+
+    model, x = mlp(11, (4, 12, 10, 3)), torch.randn(2, 4, dtype=D, generator=torch.Generator().manual_seed(3))
+    j = input_gradients(model, x).numpy()
+    rows = np.random.default_rng(0).normal(size=(3, 12))
+    polytope = prograd.JacobianPolytope(rows, np.stack([rows @ v.ravel() - 0.05 for v in j]))
+    sal = prograd.saliency(x, [0, 2], -2.0, 2.0)
+    product = prograd.input_x_gradient(x, [1, 1], -3.0, 3.0)
+    found = prograd.edit_gradients(
+        model, "2", x, [polytope, sal, product], size="linf_l1", margin=1e-4, precisions=("float64", "float32")
+    )
+    assert found.edited, found.reason
+    assert [c.holds for c in found.certificates] == [True, True]
+    base = 0.9 * x
+    own = [integrated_gradients(model, x[i], base[i], 0, 5).detach().numpy() for i in range(2)]
+    targets = [(v - v.min()) / np.ptp(v) for v in own]
+    moved = [np.clip(t + 0.05 * np.sin(7 * t), 0, 1) for t in targets]
+    asked = prograd.IntegratedGradients([0, 0], base, moved, 0.06, nodes=5)
+    found = prograd.edit_gradients(model, "0", x, [asked], margin=1e-5)
+    assert found.edited, found.reason
+    assert found.conditions > 0
+    low = prograd.certify(found.model, x, [asked], "bfloat16", cast=["0.weight"])
+    assert low.precision == "bfloat16"
+    dense = torch.cat([x, x + 1e-3])
+    result, shares = prograd.add_cuts(
+        model, "0", x, dense, lambda p: [prograd.JacobianBox(-3.0, 3.0)], rounds=2, most=4,
+        edit=lambda m, p, c: prograd.edit_gradients(m, "0", p, c),
+    )  # fmt: skip
+    assert result.edited
+    assert shares[-1] == 0.0
+
+
+def test_lazy_rows_end_with_the_same_optimum():
+    from scipy import sparse
+
+    from reproven.papers.prograd.program import solve_lazily
+
+    rng = np.random.default_rng(5)
+    a = sparse.csr_array(rng.normal(size=(300, 8)))
+    target = rng.normal(size=40)
+    keep = Preserve(sparse.csr_array(rng.normal(size=(40, 8))), 1.0, target)
+    block = Block(a, np.zeros(300), np.full(300, -0.6), np.full(300, 0.6), "rows")
+    whole = solve([block], 8, size="l2", preserve=keep, size_weight=1e-6)
+    lazy, used = solve_lazily(block, 8, start=np.arange(3), slack=1e-9, preserve=keep, size_weight=1e-6, most=5)
+    assert used < 300
+    np.testing.assert_allclose(lazy.delta, whole.delta, rtol=0, atol=1e-5)

@@ -20,7 +20,9 @@ def some_above(data: pd.DataFrame, *, samples: list[str], confidence: float, bou
     """Decide that at least one measurement exceeds `bound`."""
     largest = float(data["value"].max())
     verdict = "holds" if largest > bound else "violated"
-    return Decision(verdict, largest, largest, largest, len(data), f"largest {largest:.6g} against > {bound:g}")
+    return Decision(
+        verdict, largest, largest, largest, len(data), f"largest {largest:.6g} against > {bound:g}"
+    )
 
 
 @claim_test(exact=True)
@@ -54,13 +56,13 @@ def passes_and_fails(
 
 
 @claim_test(exact=True)
-def holds_where_edited(
-    data: pd.DataFrame, *, samples: list[str], confidence: float, split: str
-) -> Decision:
+def holds_where_edited(data: pd.DataFrame, *, samples: list[str], confidence: float, split: str) -> Decision:
     """Decide that where metric `edited` is 1, `satisfied` and `accuracy` (of `split`) are 1; some must be edited."""
     edited = data[(data["metric"] == "edited") & (data["value"] == 1)]
     if edited.empty:
-        return Decision("inconclusive", 0.0, 0.0, 0.0, len(data), "no set could be edited: nothing to look at")
+        return Decision(
+            "inconclusive", 0.0, 0.0, 0.0, len(data), "no set could be edited: nothing to look at"
+        )
     points = set(map(tuple, edited[samples].to_numpy().tolist()))
     rest = data[data["metric"].isin(["satisfied", "accuracy"])]
     rest = rest[(rest["metric"] == "satisfied") | (rest["split"] == split)]

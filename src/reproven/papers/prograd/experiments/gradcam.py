@@ -182,7 +182,9 @@ def digits(
         cut = int(0.8 * len(x))
         train, test = order[:cut][:train_images], order[cut:]
         model = drawn(digit_cnn(x.shape[-1]), ctx.torch_generator("weights", net=net))
-        fit_classifier(model, x[train], y[train], epochs=epochs, generator=ctx.torch_generator("batches", net=net))
+        fit_classifier(
+            model, x[train], y[train], epochs=epochs, generator=ctx.torch_generator("batches", net=net)
+        )
         assert isinstance(model, nn.Sequential)
         subject = Subject(model[:4], model[4:], "fc", "conv3")
         for draw in range(draws):

@@ -124,14 +124,12 @@ def chunks(files: Sequence[tuple[Path, int]], size: int) -> Iterator[tuple[Tenso
         yield loaded([f for f, _ in part]), torch.tensor([c for _, c in part])
 
 
-def table_1(
-    ctx: Context, *, network: str, images: int, classes: int, epsilon: float, steps: int, similar: int
-) -> None:
+def table_1(ctx: Context, *, network: str, images: int, steps: int, similar: int) -> None:
     """Table 1 (and 4): a ResNet's Grad-CAM maps on ImageNet-C, severity 1, edited to those of the clean images.
 
     images: 100 (of the first 50 classes, epsilon 1e-2) or 1,000 (of the first 200, 5e-2) that are wrong at top-1 and
-    right at top-5. similar: images of other severities for Table 4, at epsilon 0.1. Records in %: satisfied, min_cosine, min_iou, accuracy; with split
-    similar satisfied, mean_cosine, mean_iou.
+    right at top-5. similar: images of other severities for Table 4, at epsilon 0.1. Records in %: satisfied,
+    min_cosine, min_iou, accuracy; with split similar satisfied, mean_cosine, mean_iou.
     """
     import torchvision
 
@@ -226,8 +224,8 @@ def _generalise(
 def table_2(ctx: Context, *, network: str, sentences: int, steps: int, nodes: int) -> None:
     """Table 2: a student's Integrated Gradients on SST-2 edited to its teacher's.
 
-    sentences: 100 (epsilon 5e-2) or 200 (1e-1), the first that the student gets wrong and the teacher right. The prompt is
-    ours (`WORDING`); the paper does not give its own. Records in %: satisfied, mean_cosine, mean_iou, accuracy.
+    sentences: 100 (epsilon 5e-2) or 200 (1e-1), the first that the student gets wrong and the teacher right. The
+    prompt is ours (`WORDING`); the paper does not give its own. Records in %: satisfied, mean_cosine, mean_iou, accuracy.
     """
     require("transformers", "prograd")
     import transformers
