@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from reproven.papers.prograd import certify, constraints, edit, prograd_reference, tail
+from reproven.papers.prograd import constraints, edit, prograd_reference, tail
 from reproven.papers.prograd.attribution import grad_cam, input_gradients, integrated_gradients
+from reproven.papers.prograd.certify import exact_slack
 from reproven.papers.prograd.program import Preserve, solve
 from reproven.papers.prograd.rows import Block, min_max_template
 
@@ -18,7 +22,7 @@ D = torch.float64
 def mlp(seed: int, widths=(4, 7, 5, 2)) -> nn.Sequential:
     torch.manual_seed(seed)
     layers: list[nn.Module] = []
-    for a, b in zip(widths, widths[1:]):
+    for a, b in itertools.pairwise(widths):
         layers += [nn.Linear(a, b), nn.ReLU()]
     return nn.Sequential(*layers[:-1]).double().eval()
 
@@ -83,9 +87,9 @@ def test_rows_are_the_derivatives_of_the_gradient_in_the_weights(layer):
     model = residual()
     x = torch.randn(2, 1, 8, 8, dtype=D, generator=torch.Generator().manual_seed(1))
     if layer == "up":  # a smooth function lies behind it
+        work, space = tail.float64_copy(model), tail.edit_space(model, [layer])
         with pytest.raises(ValueError, match="tanh behind layer 'up'"):
-            edit.prepare(model, [layer], x)
-            tail.Tail(tail.float64_copy(model), tail.edit_space(model, [layer]), x)
+            tail.Tail(work, space, x)
         return
     directions = torch.randn(3, 2, 1, 8, 8, dtype=D, generator=torch.Generator().manual_seed(2))
     outputs = torch.tensor([2, 0])
@@ -270,9 +274,7 @@ def test_objectives_agree_with_cvxpy():
 def test_exact_slack_agrees_with_fractions():
     blocks, n = random_blocks(3, 1)
     delta = solve(blocks, n).delta
-    ours = certify.exact_slack(blocks, delta)
-    from fractions import Fraction
-
+    ours = exact_slack(blocks, delta)
     b = blocks[0]
     s = [
         Fraction(float(b.value[i]))
@@ -283,7 +285,7 @@ def test_exact_slack_agrees_with_fractions():
     got = [sum(Fraction(float(v)) * x for v, x in zip(row, s)) for row in t]
     assert ours == min(v - Fraction(float(low)) for v, low in zip(got, b.low))
     plain = Block(b.a, np.zeros(6), np.full(6, -1.0), np.full(6, 1.0), "plain")
-    assert certify.exact_slack([plain], delta) == prograd_reference.exact_slack_by_fractions(
+    assert exact_slack([plain], delta) == prograd_reference.exact_slack_by_fractions(
         b.a.toarray(), plain.low, plain.high, delta
     )
 
@@ -291,7 +293,8 @@ def test_exact_slack_agrees_with_fractions():
 def test_pinned_edits_pass_through_smooth_tails():
     torch.manual_seed(6)
     model = nn.Sequential(
-        nn.Linear(6, 24), nn.Tanh(), nn.Linear(24, 24), nn.GELU(), nn.LayerNorm(24), nn.Linear(24, 8), nn.Tanh(), nn.Linear(8, 2)
+        nn.Linear(6, 24), nn.Tanh(), nn.Linear(24, 24), nn.GELU(), nn.LayerNorm(24), nn.Linear(24, 8), nn.Tanh(),
+        nn.Linear(8, 2),
     ).double().eval()  # fmt: skip
     x = torch.randn(3, 6, dtype=D)
     low, high = boxes(input_gradients(model, x).numpy(), 0, 0.02)
@@ -357,7 +360,13 @@ def test_the_whole_library_on_one_small_network():
     sal = prograd.saliency(x, [0, 2], -2.0, 2.0)
     product = prograd.input_x_gradient(x, [1, 1], -3.0, 3.0)
     found = prograd.edit_gradients(
-        model, "2", x, [polytope, sal, product], size="linf_l1", margin=1e-4, precisions=("float64", "float32")
+        model,
+        "2",
+        x,
+        [polytope, sal, product],
+        size="linf_l1",
+        margin=1e-4,
+        precisions=("float64", "float32"),
     )
     assert found.edited, found.reason
     assert [c.holds for c in found.certificates] == [True, True]
@@ -391,6 +400,8 @@ def test_lazy_rows_end_with_the_same_optimum():
     keep = Preserve(sparse.csr_array(rng.normal(size=(40, 8))), 1.0, target)
     block = Block(a, np.zeros(300), np.full(300, -0.6), np.full(300, 0.6), "rows")
     whole = solve([block], 8, size="l2", preserve=keep, size_weight=1e-6)
-    lazy, used = solve_lazily(block, 8, start=np.arange(3), slack=1e-9, preserve=keep, size_weight=1e-6, most=5)
+    lazy, used = solve_lazily(
+        block, 8, start=np.arange(3), slack=1e-9, preserve=keep, size_weight=1e-6, most=5
+    )
     assert used < 300
     np.testing.assert_allclose(lazy.delta, whole.delta, rtol=0, atol=1e-5)

@@ -13,10 +13,10 @@ edited copy, in the precisions asked for; what cannot be done comes back untouch
 
 What is supported:
 
-* edits: `edit_gradients` (any layer, or several of which none lies behind another; anything differentiable in front; behind
-  it ReLU, ReLU6, leaky ReLU, hard tanh, max and mean pooling, evaluation-mode batch normalisation, convolutions, residual
-  branches; or anything at all with ``pin=True``), `edit_in_turn` (layers in series), `add_cuts` (violations between
-  the points), `Keep` (outputs to preserve), `solve_lazily` (rows that come in when missed)
+* edits: `edit_gradients` (any layer, or several of which none lies behind another; anything differentiable in front;
+  behind it ReLU, ReLU6, leaky ReLU, hard tanh, max and mean pooling, evaluation-mode batch normalisation, convolutions
+  and residual branches, or anything at all with ``pin=True``), `edit_in_turn` (layers in series), `add_cuts`
+  (violations between the points), `Keep` (outputs to preserve), `solve_lazily` (rows that come in when missed)
 * constraints: `JacobianBox`, `JacobianPolytope`, `Directional`, `saliency`, `input_x_gradient`, `OutputMargin`,
   `GradCAM`, `IntegratedGradients`, `FrozenMaps`, `LinearOperator` (`derivative`, `monotone`, `convex`)
 * certificates: `certify` (autograd, in float64, float32 or bfloat16), `exact_slack` (rational arithmetic)

@@ -53,22 +53,3 @@ def passes_and_fails(
     worst = float(down.max())
     reason = f"{passes} least {up.min():.4g}, {fails} largest {worst:.4g} against < 0.5"
     return Decision(verdict, worst, worst, worst, len(data), reason, _samples(data, samples))
-
-
-@claim_test(exact=True)
-def holds_where_edited(data: pd.DataFrame, *, samples: list[str], confidence: float, split: str) -> Decision:
-    """Decide that where metric `edited` is 1, `satisfied` and `accuracy` (of `split`) are 1; some must be edited."""
-    edited = data[(data["metric"] == "edited") & (data["value"] == 1)]
-    if edited.empty:
-        return Decision(
-            "inconclusive", 0.0, 0.0, 0.0, len(data), "no set could be edited: nothing to look at"
-        )
-    points = set(map(tuple, edited[samples].to_numpy().tolist()))
-    rest = data[data["metric"].isin(["satisfied", "accuracy"])]
-    rest = rest[(rest["metric"] == "satisfied") | (rest["split"] == split)]
-    rest = rest[[tuple(p) in points for p in rest[samples].to_numpy().tolist()]]
-    worst = float(rest["value"].min())
-    total = int((data["metric"] == "edited").sum())
-    verdict = "holds" if worst == 1 else "violated"
-    reason = f"worst {worst:.4g} against 1, in {len(edited)} of {total} sets that could be edited"
-    return Decision(verdict, worst, worst, worst, len(rest), reason, _samples(edited, samples))

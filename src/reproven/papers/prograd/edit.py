@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -153,7 +154,10 @@ def edit_gradients(
             time_limit=time_limit,
             decouple=decouple,
         )
-        counts = {"requirements": total_rows(rows.constraints), "conditions": total_rows(rows.conditions)}
+        counts: dict[str, Any] = {
+            "requirements": total_rows(rows.constraints),
+            "conditions": total_rows(rows.conditions),
+        }
         if found.status != "optimal":
             why = None
             if found.status == "infeasible" and explain and last is None:

@@ -185,7 +185,8 @@ def function_errors(data: pd.DataFrame) -> Figure:
     stages = [s for s in ("gd", "prograd", "prograd_cuts") if s in set(data["stage"].dropna())]
     names = {"gd": "training", "prograd": "edited", "prograd_cuts": "with cuts"}
     panels = (("gradient_mse", "slope: mean squared error"), ("output_mse", "value: mean squared error"),
-              ("violation", "training points violated (%)"), ("dense_violation", "dense grid violated (%)"))  # fmt: skip
+              ("violation", "training points violated (%)"),
+              ("dense_violation", "dense grid violated (%)"))  # fmt: skip
     fig, axes = plt.subplots(1, 4, figsize=(12, 3.2), layout="constrained")
     for axis, (metric, label) in zip(axes, panels):
         for i, stage in enumerate(stages):
@@ -230,7 +231,8 @@ def quantisation(data: pd.DataFrame) -> Figure:
     for k, store in enumerate(dict.fromkeys(part["store"])):
         rows = _spread(part[part["store"] == store], "margin").sort_index()
         axis.errorbar(
-            rows.index, 100 * rows["mean"], yerr=100 * np.vstack([rows["mean"] - rows["min"], rows["max"] - rows["mean"]]),
+            rows.index, 100 * rows["mean"],
+            yerr=100 * np.vstack([rows["mean"] - rows["min"], rows["max"] - rows["mean"]]),
             marker=MARKERS[k], markersize=4, color=GREYS[k % len(GREYS)], linestyle=("-", "--", "-.", ":", "-")[k],
             capsize=2, label=store,
         )  # fmt: skip

@@ -47,11 +47,12 @@ def small_llama(vocabulary: int, width: int, layers: int, heads: int) -> Any:
     from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
 
     AttentionInterface.register("own_precision", _attention)
-    config = LlamaConfig(
+    settings: dict[str, Any] = dict(
         vocab_size=vocabulary, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers,
         num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=64, tie_word_embeddings=False,
         attn_implementation="own_precision", bos_token_id=None, eos_token_id=None, pad_token_id=None,
     )  # fmt: skip
+    config = LlamaConfig(**settings)
     lm = LlamaForCausalLM(config)
     for name, module in list(lm.named_modules()):
         if type(module).__name__ == "LlamaRMSNorm":  # it computes in float32 whatever the model's precision

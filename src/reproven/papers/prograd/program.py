@@ -19,6 +19,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -155,7 +156,16 @@ def solve(
             return _stopped(status, n, begin, totals, len(groups), _why(status, time_limit, members))
         delta[columns] = x
         objective += value
-    return Solution("optimal", delta, objective, time.perf_counter() - begin, *map(int, totals), len(groups))
+    return Solution(
+        "optimal",
+        delta,
+        objective,
+        time.perf_counter() - begin,
+        int(totals[0]),
+        int(totals[1]),
+        int(totals[2]),
+        len(groups),
+    )
 
 
 def solve_lazily(
@@ -205,7 +215,15 @@ def _why(status: str, time_limit: float, members: Sequence[Block]) -> str:
 
 def _stopped(status: str, n: int, begin: float, totals: np.ndarray, programs: int, reason: str) -> Solution:
     return Solution(
-        status, np.zeros(n), float("nan"), time.perf_counter() - begin, *map(int, totals), programs, reason
+        status,
+        np.zeros(n),
+        float("nan"),
+        time.perf_counter() - begin,
+        int(totals[0]),
+        int(totals[1]),
+        int(totals[2]),
+        programs,
+        reason,
     )
 
 
@@ -342,7 +360,7 @@ def highs_with_duals(p: Linear, time_limit: float = 600.0) -> tuple[str, np.ndar
     return status, x, duals, float(solver.getInfo().objective_function_value), nonzeros
 
 
-def passed(p: Linear, time_limit: float) -> tuple[object, int]:
+def passed(p: Linear, time_limit: float) -> tuple[Any, int]:
     """Return a HiGHS solver that holds the program, and its number of nonzeros."""
     require("highspy", "prograd")
     import highspy
@@ -368,10 +386,10 @@ def passed(p: Linear, time_limit: float) -> tuple[object, int]:
     return solver, matrix.nnz
 
 
-def _status(solver: object) -> str:
+def _status(solver: Any) -> str:
     import highspy
 
-    said = solver.getModelStatus()  # type: ignore[attr-defined]
+    said = solver.getModelStatus()
     kinds = highspy.HighsModelStatus
     if said == kinds.kOptimal:
         return "optimal"

@@ -129,7 +129,7 @@ def check_model(model: nn.Module, space: Space) -> None:
     for name, value in model.named_parameters(remove_duplicate=False):
         names.setdefault(value.data_ptr(), []).append(name)
     for site in space.sites:
-        shared = names[dict(model.named_modules())[site.name].weight.data_ptr()]  # type: ignore[arg-type,union-attr]
+        shared = names[dict(model.named_modules())[site.name].weight.data_ptr()]
         if len(shared) > 1:
             raise ValueError(
                 f"layer {site.name!r} shares its weight ({' and '.join(shared)} are tied): untie it first, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -169,7 +170,7 @@ def _outcome(
     _record(ctx, model, x, grid, net=net, stage=stage)
 
 
-def _record(ctx: Context, model: nn.Module, x: Tensor, grid: Tensor, **at: int | str) -> None:
+def _record(ctx: Context, model: nn.Module, x: Tensor, grid: Tensor, **at: Any) -> None:
     f, df = target(x)
     with torch.no_grad():
         value, slope = model(x), derivative(1)(model, x)

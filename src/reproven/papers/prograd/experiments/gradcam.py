@@ -121,7 +121,7 @@ def evaluate(
         ctx.record(name, value, unit="1", direction="higher", **at)
     for name, (x, y) in test.items():
         right = (batched(model, x).argmax(1) == y).double().mean()
-        ctx.record("accuracy", right, unit="1", direction="higher", split=name, **at)
+        ctx.record("accuracy", float(right), unit="1", direction="higher", split=name, **at)
     ctx.record("edited", edit.status == "edited", unit="1", direction="higher", **at)
     ctx.record("largest_change", largest_change(task, edit), unit="weight", direction="lower", **at)
     return maps
@@ -169,7 +169,8 @@ def digits(
     """E2: a CNN trained on handwritten digits; its maps on noisy training images edited to the clean ones.
 
     Args:
-        nets: trained networks. draws: edit sets of each. train_images: at most. epochs: of training. steps: of each trial of the trained editors. images: at most, a set.
+        nets: trained networks. draws: edit sets of each. train_images: at most. epochs: of training. steps: of each
+            trial of the trained editors. images: at most, a set.
         kept: clean training images whose outputs are preserved. noise: standard deviation, pixels in [0, 1].
         top: the true class must be among the first `top` of a wrongly classified noisy image.
     Records, a method and draw: satisfied (share of pixels), images_met, min_cosine, mean_cosine, min_iou, mean_iou,

@@ -189,8 +189,8 @@ def tiny_llama(
         g = ctx.torch_generator("student batches", draw=draw)
         fit_answers(student, own, own_labels, steps=student_steps, rate=3e-3, generator=g)
         right = answered(student, test_tokens, (NEGATIVE, POSITIVE)) == test_labels
-        ctx.record("student_accuracy", right.double().mean(), unit="1", method="", draw=draw)
-        ctx.record("teacher_accuracy", by_teacher.double().mean(), unit="1", method="", draw=draw)
+        ctx.record("student_accuracy", float(right.double().mean()), unit="1", method="", draw=draw)
+        ctx.record("teacher_accuracy", float(by_teacher.double().mean()), unit="1", method="", draw=draw)
         chosen = torch.nonzero(~right & by_teacher)[:prompts, 0].tolist()
         if not chosen:
             raise ValueError("the student errs nowhere where the teacher is right: train it less")
@@ -252,7 +252,9 @@ def _methods(
         if held_out is not None:
             edited = with_head(model, found, task.rows)
             right = answered(edited, held_out[0], (NEGATIVE, POSITIVE)) == held_out[1]
-            ctx.record("accuracy", right.double().mean(), unit="1", direction="higher", split="test", **here)
+            ctx.record(
+                "accuracy", float(right.double().mean()), unit="1", direction="higher", split="test", **here
+            )
         if next(iter(at.values())) == 0:
             for i, own in enumerate(maps[:2]):
                 shown = min_max(own) if np.ptp(own) > 0 else np.zeros(len(own))

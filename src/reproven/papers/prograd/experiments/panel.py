@@ -56,7 +56,7 @@ def capacity(
                 if found.status == "edited":
                     model = subject.edited(found, None)
                     right = (batched(model, x_test).argmax(1) == y_test).double().mean()
-                    ctx.record("accuracy", right, unit="1", direction="higher", **at)
+                    ctx.record("accuracy", float(right), unit="1", direction="higher", **at)
         ctx.progress((done + 1) / len(per_class), f"{count} images")
 
 

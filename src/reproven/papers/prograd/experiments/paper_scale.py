@@ -225,7 +225,8 @@ def table_2(ctx: Context, *, network: str, sentences: int, steps: int, nodes: in
     """Table 2: a student's Integrated Gradients on SST-2 edited to its teacher's.
 
     sentences: 100 (epsilon 5e-2) or 200 (1e-1), the first that the student gets wrong and the teacher right. The
-    prompt is ours (`WORDING`); the paper does not give its own. Records in %: satisfied, mean_cosine, mean_iou, accuracy.
+    prompt is ours (`WORDING`); the paper does not give its own. Records in %: satisfied, mean_cosine, mean_iou,
+    accuracy.
     """
     require("transformers", "prograd")
     import transformers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,7 +56,7 @@ def soundness(
 def _one(
     ctx: Context, model: nn.Module, where: str, x: Tensor, asked: JacobianBox, net: int, exact: int
 ) -> None:
-    at = {"layer": where, "net": net}
+    at: dict[str, Any] = {"layer": where, "net": net}
     if where == "in_turn":
         found = edit_in_turn(model, ["6", "4"], x, [asked], sweeps=2)
     else:
@@ -135,7 +136,7 @@ def bias_gap(model: nn.Module, x: Tensor, rng: np.random.Generator) -> float:
 
 def _signs(model: nn.Module, x: Tensor) -> Tensor:
     found, h = [], x
-    for layer in model:  # type: ignore[union-attr]
+    for layer in model.children():
         if isinstance(layer, nn.ReLU):
             found.append(h > 0)
         h = layer(h)
@@ -155,7 +156,7 @@ def controls(ctx: Context, *, nets: int, points: int) -> None:
         low, high = j - 0.5, j + 0.5
         clash = [JacobianBox(low, high), *_clash(j[:1])]
         found = edit_gradients(model, "2", x, clash, margin=1e-6)
-        at = {"net": i}
+        at: dict[str, Any] = {"net": i}
         unchanged = found.model is model and found.status == "infeasible"
         ctx.record("returned_unedited", unchanged, unit="1", direction="higher", **at)
         assert found.conflict is not None
