@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ def assembly(
         tail = nn.Sequential(*list(head)[1:])
         at = head[0](z[:loop_images]).detach()
         return prograd_reference.grad_cam_rows_by_autograd(
-            tail, at, labels[:loop_images].tolist(), head[4].weight
+            tail, at, labels[:loop_images].tolist(), head.get_parameter("4.weight")
         )
 
     fast, rows = _best(ours, repeats)
@@ -126,7 +127,7 @@ def programs(
     Records seconds by way and classes, solved, objective_gap, rows, nonzeros.
     """
     blocks = synthetic(ctx.generator("features"), width, pixels, classes, per_class, epsilon)
-    at = {"classes": classes}
+    at: dict[str, Any] = {"classes": classes}
     begin = time.perf_counter()
     found = solve(blocks, classes * width, size="l1", box=3.0)
     ctx.record("seconds", time.perf_counter() - begin, unit="s", direction="lower", way="decoupled", **at)

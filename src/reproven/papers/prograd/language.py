@@ -47,7 +47,7 @@ def small_llama(vocabulary: int, width: int, layers: int, heads: int) -> Any:
     from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
 
     AttentionInterface.register("own_precision", _attention)
-    settings: dict[str, Any] = dict(
+    settings: dict[str, Any] = dict(  # noqa: C408 - the names are keywords of the constructor
         vocab_size=vocabulary, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers,
         num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=64, tie_word_embeddings=False,
         attn_implementation="own_precision", bos_token_id=None, eos_token_id=None, pad_token_id=None,

@@ -39,7 +39,7 @@ class Subject:
         assert isinstance(found, nn.Linear)
         return found
 
-    def edited(self, edit: HeadEdit, rows: Tensor | None) -> nn.Module:
+    def edited(self, edit: HeadEdit, rows: Tensor | None) -> nn.Sequential:
         """Return the whole network with another last layer, or other `rows` of it."""
         head = copy.deepcopy(self.head)
         layer = head.get_submodule(self.layer)
@@ -309,8 +309,8 @@ def _linearity(ctx: Context, subject: Subject, x: Tensor, labels: Tensor) -> Non
     own = grad_cam(whole, x.double(), labels, f"1.{subject.at}").flatten(1)
     z = batched(body, x.double(), 20)
     view = Tail(head, edit_space(head, [subject.layer]), z, at=subject.at)
-    weight = head.get_submodule(subject.layer).weight.detach()  # type: ignore[union-attr,operator]
-    said = torch.einsum("nkp,nk->np", channel_features(view), weight[labels])  # type: ignore[index]
+    weight = head.get_parameter(f"{subject.layer}.weight").detach()
+    said = torch.einsum("nkp,nk->np", channel_features(view), weight[labels])
     gap = (said - own).abs().amax(1) / own.abs().amax(1)
     ctx.record_many(
         "linearity_gap", gap.tolist(), unit="1", direction="lower", image=range(len(gap)), method="(none)"

@@ -234,7 +234,7 @@ def _gaps(ctx: Context, model: AnswerLogits, prompts: Sequence[Prompt], nodes: i
         with torch.no_grad():
             ends = exact(torch.stack([x, base]))[:, p.answer]
         whole = float((own.sum() - (ends[0] - ends[1])).abs() / own.abs().sum())
-        at = {"prompt": i, "draw": draw, "method": ""}
+        at: dict[str, Any] = {"prompt": i, "draw": draw, "method": ""}
         ctx.record("linearity_gap", gap, unit="1", direction="lower", **at)
         ctx.record("completeness_gap", whole, unit="1", direction="lower", **at)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -48,7 +50,7 @@ def capacity(
                 task, _ = map_task(subject, EditSet(noisy, x[rows], y[rows]), x[:1], epsilon)
                 rank = int(torch.linalg.matrix_rank(task.v.double().flatten(0, 1)))
                 found = ProGrad(box=10.0).edit(task, 0, g)
-                at = {"images": count, "draw": draw, "digit": digit}
+                at: dict[str, Any] = {"images": count, "draw": draw, "digit": digit}
                 load = (task.v.shape[1] - 1) * len(rows) / task.v.shape[2]
                 ctx.record("rank", rank, unit="1", **at)
                 ctx.record("load", load, unit="1", **at)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,7 +54,7 @@ class BottleneckHead(nn.Module):
     first (the paper's "pre-activation output of the last convolution"; which tensor was hooked is not stated).
     """
 
-    def __init__(self, block: nn.Module, fc: nn.Linear) -> None:
+    def __init__(self, block: Any, fc: nn.Linear) -> None:
         super().__init__()
         self.map, self.norm, self.fc = nn.Identity(), block.bn3, fc
 
@@ -75,10 +76,11 @@ class BottleneckBody(nn.Module):
             *(parts[n] for n in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3")),
             *stage[:-1],
         )
-        self.block = stage[-1]
+        self.block: Any = stage[-1]
 
     def forward(self, x: Tensor) -> Tensor:
-        block, x = self.block, self.front(x)
+        block: Any = self.block
+        x = self.front(x)
         z = torch.relu(block.bn1(block.conv1(x)))
         z = block.conv3(torch.relu(block.bn2(block.conv2(z))))
         return torch.cat([z, x if block.downsample is None else block.downsample(x)], 1)
@@ -156,7 +158,7 @@ def table_1(ctx: Context, *, network: str, images: int, steps: int, similar: int
             "min_iou": iou(maps, targets, 75).min(), "accuracy": _accuracy(edited, clean, ctx.device),
         }  # fmt: skip
         for metric, value in values.items():
-            at = {"method": name, "network": network, "images": images, "split": "edit"}
+            at: dict[str, Any] = {"method": name, "network": network, "images": images, "split": "edit"}
             ctx.record(metric, 100 * float(value), unit="%", direction="higher", **at)
         _generalise(ctx, edited, subject, others, {"method": name, "network": network, "images": images})
 
@@ -204,13 +206,10 @@ def _generalise(
     for start in range(0, len(others), 50):
         part = others[start : start + 50]
         y = torch.tensor([c for _, _, c in part])
-        place = f"1.{subject.at}"
+        noisy, clean = loaded([p[0] for p in part]), loaded([p[1] for p in part])
         maps, aims = (
-            grad_cam(m, loaded([p[k] for p in part]).to(ctx.device), y, place)
-            .flatten(1)
-            .double()
-            .numpy(force=True)
-            for m, k in ((edited, 0), (original, 1))
+            grad_cam(m, x.to(ctx.device), y, f"1.{subject.at}").flatten(1).double().numpy(force=True)
+            for m, x in ((edited, noisy), (original, clean))
         )
         aims = min_max(aims)
         parts["satisfied"].append(satisfaction(maps, aims, 0.1))
@@ -272,7 +271,7 @@ def table_2(ctx: Context, *, network: str, sentences: int, steps: int, nodes: in
             "accuracy": np.mean(right),
         }
         for metric, value in values.items():
-            at = {"method": name, "network": network, "sentences": sentences}
+            at: dict[str, Any] = {"method": name, "network": network, "sentences": sentences}
             ctx.record(metric, 100 * float(value), unit="%", direction="higher", **at)
 
 
