@@ -134,7 +134,7 @@ def map_triples(data: pd.DataFrame) -> Figure:
 def token_attributions(data: pd.DataFrame) -> Figure:
     """Attributions of the tokens of the first sentences: target with its band, before and after."""
     part = data[data["metric"] == "attribution"]
-    keys = [k for k in ("dataset", "prompt") if k in part.columns and part[k].notna().all()]
+    keys = [k for k in ("dataset", "prompt") if k in part.columns and part[k].astype(str).str.len().min() > 0]
     groups = list(part.groupby(keys, sort=True))[:4]
     fig, axes = plt.subplots(
         len(groups), 1, figsize=(7, 2.2 * len(groups) + 0.6), layout="constrained", squeeze=False
