@@ -51,7 +51,7 @@ class Solution:
     """What a solver says.
 
     status: ``optimal``, ``infeasible``, ``time_limit`` or ``failed``. delta: (variables,), zeros unless optimal.
-    rows, columns, nonzeros: of all programs together. programs: how many there were. largest: rows of the largest.
+    rows, columns, nonzeros: of all programs together. programs: how many there were.
     """
 
     status: str
@@ -234,14 +234,12 @@ def _groups(
 
     Rows with entries of one block are one node of the graph, so that blocks are never cut.
     """
-    links = [_touched(b.a) for b in blocks]
-    for_preserve = np.zeros(0, dtype=int)
-    rows = [*links]
+    rows = [np.unique(b.a.indices) for b in blocks]
     if preserve is not None:
         rows += [np.unique(preserve.a.indices[a:b]) for a, b in zip(preserve.a.indptr, preserve.a.indptr[1:])]
     count = len(rows)
     row = np.repeat(np.arange(count), [len(r) for r in rows])
-    column = np.concatenate([*rows, for_preserve]).astype(int)
+    column = np.concatenate([*rows, np.zeros(0, dtype=int)]).astype(int)  # no block at all: no column
     graph = sparse.coo_array((np.ones(len(row)), (row, column + count)), shape=(count + n, count + n))
     _, label = connected_components(graph, directed=False)
     found = []
@@ -256,10 +254,6 @@ def _groups(
             kept = Preserve(_columns(preserve.a[some], columns), weight, target) if len(some) else None
         found.append((columns, members, kept))
     return found
-
-
-def _touched(a: sparse.csr_array) -> np.ndarray:
-    return np.unique(a.indices)
 
 
 def _columns(a: sparse.csr_array, columns: np.ndarray) -> sparse.csr_array:

@@ -124,7 +124,7 @@ def _evaluate(
     """Record what the whole edited model's attributions are, by reverse mode; return them."""
     edited = with_head(model, edit, task.rows)
     maps = [attributions(edited, p, nodes) for p in prompts]
-    shares, tokens = _record_maps(ctx, maps, targets, task.epsilon, {"precision": "own", **at})
+    _record_maps(ctx, maps, targets, task.epsilon, {"precision": "own", **at})
     rounded = with_head(model, edit, task.rows, torch.bfloat16)
     low = [attributions(rounded, p, nodes) for p in prompts]
     _record_maps(ctx, low, targets, task.epsilon, {"precision": "bfloat16", **at})
@@ -132,7 +132,6 @@ def _evaluate(
     ctx.record("edited", edit.status == "edited", unit="1", direction="higher", **at)
     right = [int(answered(edited, [p.tokens], (p.other, p.answer))) for p in prompts]
     ctx.record("accuracy", float(np.mean(right)), unit="1", direction="higher", split="edit", **at)
-    del shares, tokens
     return maps
 
 
@@ -152,7 +151,6 @@ def _record_maps(
         ("mean_cosine", float(np.mean(likeness))), ("mean_iou", float(np.mean(overlap))),
     ):  # fmt: skip
         ctx.record(name, value, unit="1", direction="higher", **at)
-    return shares, tokens
 
 
 def tiny_llama(
