@@ -6,7 +6,7 @@ maps (n, height, width). `image_scores` and `upsampled` make image scores and pi
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ IMAGE_MEAN = IMAGE_STD = 0.5  # of EfficientNet-Lite0: (pixels in [0, 1] - mean)
 
 @torch.inference_mode()
 def deep_features(
-    network: torch.nn.Module,
+    network: Any,
     images: np.ndarray,
     *,
     size: int = 64,
@@ -52,9 +52,7 @@ def deep_features(
     return np.concatenate(parts)
 
 
-def _stages(
-    network: torch.nn.Module, x: torch.Tensor, stages: tuple[int, ...], grid: int, smooth: bool
-) -> torch.Tensor:
+def _stages(network: Any, x: torch.Tensor, stages: tuple[int, ...], grid: int, smooth: bool) -> torch.Tensor:
     device = next(network.parameters()).device
     x = network.bn1(network.conv_stem(x.to(device)))
     found = []

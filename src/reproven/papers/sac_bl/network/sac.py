@@ -66,11 +66,13 @@ def train_sac(
     )
     initialise(network, generator)
     # Channels last: half the time on a processor, the same numbers up to rounding.
-    network.to(device, memory_format=torch.channels_last).train()
+    network.to(device).to(memory_format=torch.channels_last).train()
     optimiser = torch.optim.Adam(network.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.MultiStepLR(
         optimiser, [int(0.8 * steps), int(0.9 * steps)], gamma=0.2
     )
+    # A stream of its own: with and without hard pairs the network sees the same batches.
+    hard = torch.Generator().manual_seed(int(torch.randint(2**31, (), generator=generator)))
     losses = np.empty((steps, 5))
     for step in range(steps):
         chosen = torch.randint(len(clean), (batch,), generator=generator)
@@ -81,7 +83,7 @@ def train_sac(
             exponents=exponents,
             augmentations=augmentations,
         )
-        loss, parts = sac_loss(network, mixed, hard_pairs=hard_pairs, generator=generator)
+        loss, parts = sac_loss(network, mixed, hard_pairs=hard_pairs, generator=hard)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
