@@ -62,17 +62,18 @@ def table_detectors(
     test_normal: int,
     alpha: float = 0.1,
 ) -> None:
-    """An imbalanced table, its smaller class the anomaly. train: share of the normal rows that is trained on."""
-    (name,) = ctx.datasets
-    x, y = tables.arrays(ctx.dataset())
-    anomalous = y == np.argmin(np.bincount(y))
-    normal = int(np.count_nonzero(~anomalous))
-    held_out = normal - round(train * normal)
-    sizes = Sizes(min(calibration, held_out - test_normal), test_normal, resamples)
-    _study(
-        ctx, Items(x, scale=True), anomalous, detector, splits, normal - held_out, sizes, prevalence, alpha,
-        {"dataset": name},
-    )  # fmt: skip
+    """Imbalanced tables, the smaller class the anomaly. train: share of the normal rows that is trained on."""
+    for done, name in enumerate(ctx.datasets):
+        ctx.progress(done / len(ctx.datasets), name)
+        x, y = tables.arrays(ctx.dataset(name))
+        anomalous = y == np.argmin(np.bincount(y))
+        normal = int(np.count_nonzero(~anomalous))
+        held_out = normal - round(train * normal)
+        sizes = Sizes(min(calibration, held_out - test_normal), test_normal, resamples)
+        _study(
+            ctx, Items(x, scale=True), anomalous, detector, splits, normal - held_out, sizes, prevalence, alpha,
+            {"dataset": name},
+        )  # fmt: skip
 
 
 def window_detectors(
@@ -90,21 +91,22 @@ def window_detectors(
     in_time: list[float],
     alpha: float = 0.1,
 ) -> None:
-    """Windows of one series; a window is anomalous where it holds a marked point.
+    """Windows of series; a window is anomalous where it holds a marked point.
 
     protocol "shuffled": windows are divided at random, so that they are exchangeable however they overlap.
     protocol "in_time": training and calibration windows come first (they end at the shares `in_time` of the series),
     as on a line; then nothing makes later ones exchangeable with them. A series without marks gives clean batches
     alone, and no power; `anomalies_marked` says so.
     """
-    (name,) = ctx.datasets
-    windows, anomalous, position = cut_windows(ctx.dataset(), width, stride)
-    ctx.record("anomalies_marked", int(anomalous.sum()), unit="windows", dataset=name)
-    items, sizes = Items(windows, scale=True), Sizes(calibration, test_normal, resamples)
-    where: dict[str, int | float | str] = {"dataset": name, "protocol": "shuffled"}
-    _study(ctx, items, anomalous, detector, splits, train, sizes, prevalence, alpha, where)
-    ctx.progress(0.9, "in time")
-    _in_order(ctx, items, anomalous, position, detector, alpha, in_time, name)
+    sizes = Sizes(calibration, test_normal, resamples)
+    for done, name in enumerate(ctx.datasets):
+        ctx.progress(done / len(ctx.datasets), name)
+        windows, anomalous, position = cut_windows(ctx.dataset(name), width, stride)
+        ctx.record("anomalies_marked", int(anomalous.sum()), unit="windows", dataset=name)
+        items = Items(windows, scale=True)
+        where: dict[str, int | float | str] = {"dataset": name, "protocol": "shuffled"}
+        _study(ctx, items, anomalous, detector, splits, train, sizes, prevalence, alpha, where)
+        _in_order(ctx, items, anomalous, position, detector, alpha, in_time, name)
 
 
 def cut_windows(series, width: int, stride: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

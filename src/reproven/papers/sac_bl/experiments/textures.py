@@ -61,7 +61,7 @@ class Tiles:
 def texture_defects(
     ctx: Context,
     *,
-    texture: str,
+    texture: list[str],
     detector: list[str],
     k: list[int],
     prevalence: list[float],
@@ -96,12 +96,14 @@ def texture_defects(
     `pooled_scores`. A network of DRAEM's own size is the paper tier's.
     """
     data = ctx.dataset("textures")
-    if texture not in data.classes:
-        raise UserError(f"no texture {texture!r}{did_you_mean(texture, data.classes)}")
+    for name in texture:
+        if name not in data.classes:
+            raise UserError(f"no texture {name!r}{did_you_mean(name, data.classes)}")
     trained = Training(steps, width, blocks, batch, rate, exponents, window)
-    for fit in range(fits):
-        where: Axes = {"texture": texture, "fit": fit}
-        ctx.progress(fit / fits, f"{texture} {fit}")
+    pairs = [(name, fit) for name in texture for fit in range(fits)]
+    for done, (place, fit) in enumerate(pairs):
+        where: Axes = {"texture": place, "fit": fit}
+        ctx.progress(done / len(pairs), f"{place} {fit}")
         tiles = cut_tiles(ctx, data, where, train, held_out, defective, size)
         for name, scores, maps in _all_scores(ctx, detector, tiles, trained, feature_size, where):
             coords: Axes = {"detector": name, **where}
