@@ -7,6 +7,8 @@ READY := $(VENV)/.ready
 # Overrides for reproven: make reproduce-zero_one ARGS="hardware=cuda jobs=1"
 ARGS ?=
 TIER ?= cpu
+# Two processes of tests; the tests of one file stay together, for what they share.
+PYTEST_ARGS ?= -n 2 --dist loadfile
 PAPERS := $(notdir $(patsubst %/,%,$(dir $(wildcard experiments/*/README.md))))
 
 .DEFAULT_GOAL := help
@@ -20,7 +22,7 @@ setup: $(READY)  ## make .venv and install everything
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev,docs]'
 	@touch $@
 
 test: $(READY)  ## all tests
@@ -60,7 +62,16 @@ regress: $(READY)  ## rerun the headline subset and compare with the accepted va
 	$(BIN)/reproven reproduce $(PAPERS) tier=smoke
 	$(BIN)/reproven regress tier=smoke
 
+mutate: $(READY)  ## break each method in a known way: the gate must turn red each time
+	$(BIN)/python -m pytest -m mutation tests/mutation
+
+audit: $(READY)  ## the papers' printed numbers against themselves
+	$(BIN)/reproven audit
+
+docs: $(READY)  ## the documentation site, in build/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 bench: $(READY)  ## ratios against peers, measured in one run
 	$(BIN)/reproven bench $(ARGS)
 
-.PHONY: help setup test lint quick plan reproduce report verify accept regress bench
+.PHONY: help setup test lint quick plan reproduce report verify accept regress mutate audit docs bench

@@ -21,6 +21,7 @@ class CommandLine:
 
     results: Path
     folder: Path
+    conf: Path = TOYS / "conf"
 
     def environment(self) -> dict[str, str]:
         path = os.pathsep.join([str(TESTS.parent / "src"), str(TOYS), os.environ.get("PYTHONPATH", "")])
@@ -33,7 +34,7 @@ class CommandLine:
         return {**os.environ, **own}
 
     def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "reproven", *arguments, "--config-dir", str(TOYS / "conf")]
+        return [sys.executable, "-m", "reproven", *arguments, "--config-dir", str(self.conf)]
 
     def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

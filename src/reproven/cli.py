@@ -30,6 +30,8 @@ COMMANDS = {
     "verify": "recompute every table from run folders and compare",
     "accept": "write the present values to results/accepted/ (a reviewed diff)",
     "regress": "compare the present values with the accepted ones; exit 1 when a headline moved",
+    "audit": "check the papers' printed numbers against themselves, from the printed tables alone",
+    "contract": "ask a method of your own what every method answers: --config-dir <folder> method= experiment=",
     "data": "fetch and verify data ahead of the runs; `data list` says what there is",
     "bench": "run the benchmarks: ratios against peers measured in the same run",
 }

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reproven.harness import compose, paths
-from reproven.harness.errors import Blocked, UserError, did_you_mean
+from reproven.harness.errors import Blocked, UserError, did_you_mean, require
 from reproven.harness.executor import available_cores, execute, raise_on_failure
 from reproven.harness.plan import Run, Step, cards, expand, plan, remaining_seconds
 from reproven.harness.store import Store
@@ -137,6 +137,46 @@ def regress(options: argparse.Namespace) -> int:
     return 1 if moves else 0
 
 
+def audit(options: argparse.Namespace) -> int:
+    """Check the papers' printed numbers against themselves and print the contradictions, with the arithmetic."""
+    from reproven.harness.audit import audit as findings
+
+    names, _ = _split(options.words)
+    unknown = [n for n in names if n not in _papers()]
+    if unknown:
+        raise UserError(f"no paper {unknown[0]!r}{did_you_mean(unknown[0], _papers())}")
+    table = Table("paper", "check", "cells", "arithmetic", box=None)
+    lines = []
+    for paper in names or _papers():
+        found = findings(paths.experiments() / paper / "printed")
+        wrong = [f for f in found if not f.consistent]
+        for f in wrong:
+            table.add_row(paper, f.check, " ".join(f.cells), f.arithmetic)
+        lines.append(
+            f"{paper}: {len(found)} checks, {len(wrong)} contradictions" if found else f"{paper}: no checks"
+        )
+    if table.row_count:
+        _print(table)
+    print("\n".join(lines))
+    return 0
+
+
+def contract(options: argparse.Namespace) -> int:
+    """Ask of a method what every method answers: built as its file says, comparable, finite, repeatable, a column."""
+    require("pytest", "dev")
+    import pytest
+
+    _, overrides = _split(options.words)
+    given = {key: _override(overrides, key) for key in ("method", "experiment")}
+    missing = [key for key, value in given.items() if not value]
+    if missing:
+        raise UserError(f"contract needs {missing[0]}=<name>, as in method=mine experiment=sac_bl/simulation")
+    folder = ["--config-dir", options.config_dir] if options.config_dir else []
+    named = [f"--{key}={value}" for key, value in given.items()]
+    own = ["-q", "-o", "addopts=", "-p", "no:cacheprovider", "--rootdir", str(paths.PACKAGE / "contract")]
+    return int(pytest.main([str(paths.PACKAGE / "contract"), *own, *named, *folder]))
+
+
 def data(options: argparse.Namespace) -> int:
     """List cards, or fetch and verify those that papers, experiments or names call for."""
     from reproven.data import provider
@@ -234,6 +274,7 @@ def _write_reports(
     for paper in papers:
         anew = again is None or paper in again
         report.write(store, paper, console=console, show_tiers=tiers, again=anew)
+    console.print(f"the page: {report.write_page(store)}", soft_wrap=True, highlight=False)
 
 
 TABLE = {
@@ -244,6 +285,8 @@ TABLE = {
     "verify": verify,
     "accept": accept,
     "regress": regress,
+    "audit": audit,
+    "contract": contract,
     "data": data,
     "bench": bench,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,31 @@ def test_results_that_cannot_be_written(reproven, tmp_path):
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
     assert "not writable" in line
+
+
+def test_a_full_disk_ends_with_one_line_and_loses_nothing(reproven, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"needs a small file system: {mounted.stderr.decode().strip()}")
+    try:
+        (disk / "filling").write_bytes(bytes(200 * 1024))
+        full = reproven("experiment=toy/count", "tier=smoke", f"results={disk}")
+        assert full.returncode == 2, full.stderr
+        line = full.stderr.strip().splitlines()[-1]
+        assert "No space left on device" in line
+        assert "Traceback" not in full.stderr
+        before = states(disk)["done"]
+        (disk / "filling").unlink()
+        again = reproven("experiment=toy/count", "tier=smoke", f"results={disk}")
+        assert again.returncode == 0, again.stderr
+        assert states(disk) == {"done": 6}
+        assert f"{before} done before" in again.stdout or before == 0
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_a_paper_with_accepted_values_and_no_runs_is_told(reproven):

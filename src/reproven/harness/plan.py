@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hydra.core.override_parser.types import Override
+
 from reproven.harness import compose, provenance, signatures
 from reproven.harness.errors import UserError, did_you_mean
 from reproven.harness.store import RERUN_ALWAYS, RERUN_ON_REQUEST, Status, Store
@@ -67,14 +69,14 @@ def expand(overrides: Sequence[str]) -> tuple[Mapping[str, Any], list[Run]]:
     """Return the composition that the overrides mean, and its runs (none where it has no budget for the tier).
 
     The experiment's ``grid`` spans the runs; an explicit ``method=``, ``dataset=`` or ``seed=`` replaces that
-    axis wherever the experiment holds it. UserError when nothing is left to run.
+    axis wherever the experiment holds it, a sweep (``seed=0,1``) by all its values. UserError when nothing is left.
     """
     parsed = compose.parse(overrides)
     text = {id(o): str(o.input_line) for o in parsed}
     if "experiment" not in [o.key_or_group.lstrip("+") for o in parsed]:
         known = ", ".join(compose.available("experiment"))
         raise UserError(f"no experiment was named; add experiment=<paper>/<name> (known: {known})")
-    chosen = {o.key_or_group: o.value() for o in parsed if o.key_or_group in NAMED_AXES}
+    chosen = {o.key_or_group: _values(o) for o in parsed if o.key_or_group in NAMED_AXES}
     inner: dict[str, list[str]] = {
         g: [text[id(o)] for o in parsed if o.key_or_group.startswith(f"{g}.")] for g in ("method", "dataset")
     }
@@ -82,9 +84,9 @@ def expand(overrides: Sequence[str]) -> tuple[Mapping[str, Any], list[Run]]:
     rest = [text[id(o)] for o in parsed if o.key_or_group not in NAMED_AXES and text[id(o)] not in apart]
     node = compose.composed(rest)
     grid, batch = dict(node["grid"]), dict(node["batch"])
-    for axis, value in chosen.items():
-        if value is not None:
-            (batch if axis in batch else grid)[axis] = [value]
+    for axis, values in chosen.items():
+        if values != [None]:
+            (batch if axis in batch else grid)[axis] = values
     for axis, values in (*grid.items(), *batch.items()):
         if not isinstance(values, list) or not values:
             raise UserError(
@@ -98,6 +100,11 @@ def expand(overrides: Sequence[str]) -> tuple[Mapping[str, Any], list[Run]]:
     if not runs:
         raise UserError(f"{node['name']} expands to no run at all; look at its grid")
     return node, runs
+
+
+def _values(override: Override) -> list[Any]:
+    """Return what an override of an axis stands for: one value, or all of ``seed=0,1`` and ``seed=range(0,8)``."""
+    return list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
 
 
 def _run(

@@ -48,8 +48,10 @@ def source_digest(targets: Iterable[str]) -> str:
             }
             modules |= {f"reproven.papers.{slug}.{n}" for n in names if n not in READERS}
         modules.add(module)
-    modules = {m for m in modules if module_path(m.removesuffix(".__init__")) is not None}
-    return digest(sorted((m.removesuffix(".__init__"), _tree_digest(m)) for m in _with_imports(modules)))
+    # A package and its __init__ are one module, whichever way it was named: methods from outside are compared by this.
+    modules = {m.removesuffix(".__init__") for m in modules}
+    modules = {m for m in modules if module_path(m) is not None}
+    return digest(sorted((m, _tree_digest(m)) for m in _with_imports(modules)))
 
 
 def outside_digest(targets: Iterable[str]) -> str | None:
@@ -75,7 +77,7 @@ def _with_imports(modules: set[str]) -> set[str]:
 @cache
 def _shared_imports(module: str) -> frozenset[str]:
     """Return the modules of ``reproven.data`` and ``reproven.nets`` that a module imports."""
-    path = module_path(module.removesuffix(".__init__"))
+    path = module_path(module)
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if path else ():
         names = []
@@ -90,7 +92,7 @@ def _shared_imports(module: str) -> frozenset[str]:
 
 
 def _tree_digest(module: str) -> str:
-    path = module_path(module.removesuffix(".__init__"))
+    path = module_path(module)
     return _file_digest(path) if path else ""
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import csv
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock
 from rich.console import Console
 from rich.table import Table
 
-from reproven.harness import accepted, compose, paths, provenance, tables
+from reproven.harness import accepted, audit, compose, page, paths, provenance, tables
 from reproven.harness.errors import UserError
 from reproven.harness.plan import Run, expand
 from reproven.harness.samples import same
@@ -39,6 +42,11 @@ class Findings:
     samples: dict[str, dict[str, tuple[str, ...]]] = field(
         default_factory=dict
     )  # experiment -> metric -> axes
+    comparisons: dict[str, list[tables.Comparison]] = field(default_factory=dict)  # experiment -> its tables
+    targets: dict[tuple[str, str], Target] = field(default_factory=dict)  # (experiment, id) -> target
+    runs: dict[tuple[str, str], tables.RunInfo] = field(
+        default_factory=dict
+    )  # (tier, run id) -> cost and state
 
 
 def gather(store: Store, paper: str) -> Findings:
@@ -54,6 +62,8 @@ def gather(store: Store, paper: str) -> Findings:
         raise UserError(f"no experiments under {paper!r}; see `reproven plan`")
     for tier, hardware in sorted({(s.tier, s.hardware) for s in statuses.values()}):
         _gather_tier(store, findings, experiments, statuses, tier, hardware)
+    for experiment, data in findings.data.items():
+        findings.comparisons[experiment] = tables.comparisons(data, findings.samples.get(experiment))
     return findings
 
 
@@ -74,6 +84,7 @@ def _gather_tier(
         found = load_targets(experiment, node["targets"], printed)
         targets += found
         findings.figures[experiment] = node["figures"]
+        findings.targets |= {(t.experiment, t.id): t for t in found}
         findings.headline |= {(t.experiment, t.id): t.regress_tol for t in found if t.headline}
         findings.samples[experiment] = {m: t.samples for t in found for m in t.metric}
         for target in found:
@@ -83,6 +94,12 @@ def _gather_tier(
         planned = _results(store, findings.paper, (r.run_id for r in runs), statuses)
         others = _results(store, findings.paper, _outsiders(runs, statuses), statuses)
         both = [*planned, *others]
+        findings.runs |= {(tier, r["run_id"]): _done(r, tier) for r in both}
+        findings.runs |= {
+            (tier, r.run_id): _not_done(r, statuses[r.run_id])
+            for r in runs
+            if r.run_id in statuses and statuses[r.run_id].state != "done"
+        }
         if not both:
             continue
         # A run whose budget two tiers share is one run; here it speaks for the tier that asks.
@@ -105,6 +122,38 @@ def _results(
 ) -> list[Result]:
     done = [i for i in run_ids if i in statuses and statuses[i].state == "done"]
     return [r for i in done if (r := store.result(paper, i)) is not None]
+
+
+def _done(result: Result, tier: str) -> tables.RunInfo:
+    return tables.RunInfo(
+        run_id=result["run_id"],
+        experiment=result["experiment"],
+        methods=tuple(result["identity"].get("method") or ()),
+        seed=result["seed"],
+        tier=tier,
+        hardware=result["hardware"],
+        state=result["state"],
+        reason="",
+        seconds=result["seconds"],
+        peak_memory_bytes=result["peak_memory_bytes"],
+        commit=result["provenance"]["git"]["sha"] or "",
+    )
+
+
+def _not_done(run: Run, status: Status) -> tables.RunInfo:
+    return tables.RunInfo(
+        run_id=run.run_id,
+        experiment=run.experiment,
+        methods=tuple(run.methods),
+        seed=run.seed,
+        tier=run.tier,
+        hardware=status.hardware,
+        state=status.state,
+        reason=status.reason,
+        seconds=status.seconds or 0.0,
+        peak_memory_bytes=0,
+        commit="",
+    )
 
 
 def _outsiders(runs: Sequence[Run], statuses: Mapping[str, Status]) -> list[str]:
@@ -146,13 +195,64 @@ def files(findings: Findings) -> dict[str, str]:
     paper = findings.paper
     made = {f"{paper}/verdicts.csv": tables.verdicts_csv(findings.rows)}
     made[f"{paper}/verdicts.md"] = tables.verdicts_markdown(findings.rows)
-    for experiment, data in findings.data.items():
+    made[f"{paper}/verdicts.tex"] = tables.verdicts_latex(findings.rows)
+    made[f"{paper}/cost.csv"] = tables.cost_csv(findings.runs.values())
+    for experiment, found in findings.comparisons.items():
         name = experiment.partition("/")[2].replace("/", "-")
-        made[f"{paper}/{name}.csv"] = tables.raw_csv(data)
-        made[f"{paper}/{name}.md"] = tables.comparison_markdown(
-            experiment, data, findings.samples.get(experiment)
-        )
+        made[f"{paper}/{name}.csv"] = tables.raw_csv(findings.data[experiment])
+        made[f"{paper}/{name}.md"] = tables.comparison_markdown(experiment, found)
+        made[f"{paper}/{name}.tex"] = tables.comparison_latex(experiment, found)
+    audited = audit.audit(paths.experiments() / paper / "printed")
+    if audited:
+        made[f"{paper}/printed_consistency.csv"] = audit.findings_csv(audited)
     return made
+
+
+def _section(store: Store, findings: Findings) -> str:
+    """Return the paper's section of the report page."""
+    card = paths.experiments() / findings.paper / "README.md"
+    return page.section(
+        findings.paper,
+        findings.rows,
+        findings.targets,
+        findings.comparisons,
+        [f for f, _ in _figures(store, findings) if f.path.is_file()],
+        list(findings.runs.values()),
+        card.read_text(encoding="utf-8") if card.is_file() else "",
+        audit.audit(card.parent / "printed"),
+    )
+
+
+def write_page(store: Store) -> Path:
+    """Put the sections at hand together to the report page; return its path."""
+    path = store.root / "report" / "index.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, _page(store))
+    return path
+
+
+def _page(store: Store) -> str:
+    names = dict.fromkeys(e.partition("/")[0] for e in compose.available("experiment"))
+    papers: dict[str, tuple[str, str | None]] = {}
+    summaries: list[dict[str, str]] = []
+    summary = store.root / "tables" / "summary.csv"
+    spent = (
+        {(r["paper"], r["tier"], r["hardware"]): r["seconds"] for r in _csv(summary)}
+        if summary.is_file()
+        else {}
+    )
+    for paper in names:
+        card = paths.experiments() / paper / "README.md"
+        made = store.root / "report" / paper / "section.html"
+        verdicts = store.root / "tables" / paper / "verdicts.csv"
+        text = made.read_text(encoding="utf-8") if made.is_file() and verdicts.is_file() else None
+        title = page.title_of(card.read_text(encoding="utf-8")) if card.is_file() else ""
+        if text is not None or card.is_file():  # benchmarks are no paper; they stand here where they have run
+            papers[paper] = (title, text)
+        if text is not None:
+            seconds = {(t, h): s for (p, t, h), s in spent.items() if p == paper}
+            summaries += page.front_rows(verdicts.read_text(encoding="utf-8"), seconds)
+    return page.index(papers, summaries)
 
 
 def write(
@@ -168,8 +268,10 @@ def write(
         stamp.unlink(missing_ok=True)
         findings = gather(store, paper)
         tables.write(root, files(findings))
-        tables.write(root, {"summary.csv": _summary(root, findings)})
+        with FileLock(root / ".summary.lock"):  # another paper's report may be writing its rows
+            tables.write(root, {"summary.csv": _summary(root, findings)})
         _draw(store, findings)
+        tables.write(store.root / "report", {f"{paper}/section.html": _section(store, findings)})
         write_atomically(stamp, now)
     _show(root, paper, console, show_tiers)
     folder = store.root / "report" / paper
@@ -195,7 +297,9 @@ def differences(store: Store, paper: str) -> list[str]:
     made = files(findings)
     stray = [p for p in (root / paper).glob("[!.]*") if f"{paper}/{p.name}" not in made]
     found = [f"{p}: no run at hand stands behind it; delete it" for p in stray]
-    return found + tables.differences(root, {**made, "summary.csv": _summary(root, findings)})
+    found += tables.differences(root, {**made, "summary.csv": _summary(root, findings)})
+    shown = {f"{paper}/section.html": _section(store, findings), "index.html": _page(store)}
+    return found + tables.differences(store.root / "report", shown)
 
 
 def accept(store: Store, paper: str, reason: str, tier: str | None) -> int:
@@ -257,25 +361,38 @@ def _summary(root: Path, findings: Findings) -> str:
     )
 
 
+def _figures(store: Store, findings: Findings) -> list[tuple[page.Figure, partial[Any]]]:
+    """Return every figure with the function that draws it, tier by tier: no figure mixes tiers or hardware."""
+    folder = store.root / "report" / findings.paper
+    found = []
+    for experiment, data in findings.data.items():
+        for node in findings.figures[experiment]:
+            draw: partial[Any] = compose.instantiate({**node, "_partial_": True})
+            said = (inspect.getdoc(draw.func) or "").partition("\n")[0]
+            for tier, hardware in sorted(set(zip(data["tier"], data["hardware"]))):
+                name = f"{experiment.partition('/')[2]}-{draw.func.__name__}-{tier}-{hardware}.png"
+                path = folder / name.replace("/", "-")
+                found.append((page.Figure(path, experiment, tier, hardware, said), draw))
+    return found
+
+
 def _draw(store: Store, findings: Findings) -> None:
-    """Draw the figures of every experiment, tier by tier: no figure mixes tiers or hardware."""
+    """Draw the figures of every experiment, and remove those that no experiment draws any more."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     folder = store.root / "report" / findings.paper
-    for experiment, data in findings.data.items():
-        for node in findings.figures[experiment]:
-            draw = compose.instantiate({**node, "_partial_": True})
-            for (tier, hardware), rows in data.groupby(["tier", "hardware"]):
-                figure = draw(rows)
-                folder.mkdir(parents=True, exist_ok=True)
-                name = f"{experiment.partition('/')[2]}-{node['_target_'].rpartition('.')[2]}-{tier}-{hardware}.png"
-                figure.savefig(
-                    folder / name.replace("/", "-"), dpi=140, bbox_inches="tight", metadata={"Software": None}
-                )
-                pyplot.close(figure)
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob("*.png"):
+        stale.unlink()
+    for figure, draw in _figures(store, findings):
+        data = findings.data[figure.experiment]
+        here = (data["tier"] == figure.tier) & (data["hardware"] == figure.hardware)
+        drawn = draw(data[here])
+        drawn.savefig(figure.path, dpi=140, bbox_inches="tight", metadata={"Software": None})
+        pyplot.close(drawn)
 
 
 def _show(root: Path, paper: str, console: Console, tiers: set[str] | None) -> None:

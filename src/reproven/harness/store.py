@@ -28,6 +28,8 @@ SCHEMA = 1
 State = Literal["done", "failed", "killed", "out-of-memory", "timeout", "blocked", "interrupted"]
 RERUN_ALWAYS = ("blocked", "killed", "interrupted")
 RERUN_ON_REQUEST = ("failed", "timeout", "out-of-memory")
+_UMASK = os.umask(0)  # there is no way to ask without setting it
+os.umask(_UMASK)
 
 
 class Failure(TypedDict):
@@ -111,10 +113,13 @@ class Store:
         folder = self.folder(status.paper, status.run_id)
         if folder.exists():
             shutil.rmtree(folder)
-        folder.mkdir(parents=True)
+        try:
+            folder.mkdir(parents=True)
+        except OSError as error:
+            raise _unwritable(folder, error) from None
         write_atomically(folder / "status.json", _json(asdict(status)))
-        (folder / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
-        (folder / "env.json").write_text(_json(environment), encoding="utf-8")
+        write_atomically(folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+        write_atomically(folder / "env.json", _json(environment))
         return folder
 
     def finish(self, result: Result, status: Status) -> None:
@@ -231,17 +236,33 @@ def frame(results: Iterable[Result]) -> pd.DataFrame:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write through a temporary file in the same folder, synced, then renamed."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Write through a temporary file in the same folder, synced, then renamed; UserError where the disk refuses."""
+    name = ""
     try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_UMASK)  # mkstemp lets nobody else read; what is published is for others
         os.replace(name, path)
+    except OSError as error:
+        _forget(name)
+        raise _unwritable(path, error) from None
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        _forget(name)
         raise
+
+
+def _forget(name: str) -> None:
+    if name:
+        Path(name).unlink(missing_ok=True)
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"{path} cannot be written ({error.strerror}); free space there, or set results=<folder>"
+    )
 
 
 def _json(value: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pandas as pd
@@ -28,11 +28,45 @@ SUMMARY_COLUMNS = (
     "failed",
     "seconds",
 )
+COST_COLUMNS = ("experiment", "tier", "hardware", "methods", "runs", "seconds", "peak_memory_mib")
 # Columns that are no coordinate of a setting.
 RESERVED = {"run", "experiment", "paper", "tier", "hardware", "method", "seed", "metric", "value", "unit"}
 RESERVED |= {"direction"}
 SHOWN_COORDINATES = 3  # beyond this many a Markdown table is no reading matter; the CSV has them all
 SHOWN_ROWS = 60
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What the report tells of one run; `reason` where it is not done."""
+
+    run_id: str
+    experiment: str
+    methods: tuple[str, ...]
+    seed: int
+    tier: str
+    hardware: str
+    state: str
+    reason: str
+    seconds: float
+    peak_memory_bytes: int
+    commit: str
+
+
+def cost_csv(runs: Iterable[RunInfo]) -> str:
+    """Return ``cost.csv``: one row for each experiment, tier, hardware class and set of methods that ran together.
+
+    seconds: sum of the runs' wall times, of `runs` done runs. peak_memory_mib: the largest of any one process tree.
+    """
+    found: dict[tuple[str, ...], list[RunInfo]] = {}
+    for run in runs:
+        if run.state == "done":
+            found.setdefault((run.experiment, run.tier, run.hardware, " ".join(run.methods)), []).append(run)
+    table = []
+    for place, mine in sorted(found.items()):
+        peak = max(r.peak_memory_bytes for r in mine)
+        table.append([*place, len(mine), round(sum(r.seconds for r in mine), 3), round(peak / 2**20)])
+    return _csv(pd.DataFrame(table, columns=list(COST_COLUMNS)))
 
 
 def verdicts_csv(rows: Iterable[Row]) -> str:
@@ -80,66 +114,147 @@ def summary_csv(rows: Iterable[Mapping[str, object]]) -> str:
     return _csv(pd.DataFrame(list(rows), columns=list(SUMMARY_COLUMNS)))
 
 
+# What is not reproduced stands before what is; what this tier cannot decide comes last.
+ORDER = (
+    "violated", "deviates", "failed", "inconclusive", "single-run", "blocked", "not-run", "holds", "reproduced",
+    "better", "reduced",
+)  # fmt: skip
+
+
+def by_scope(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
+    """Return (tier, hardware) -> its rows, what is not reproduced first."""
+    rank = {v: i for i, v in enumerate(ORDER)}
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in sorted(rows, key=lambda r: (rank[r.verdict], r.experiment, r.target)):
+        found.setdefault((row.tier, row.hardware), []).append(row)
+    return dict(sorted(found.items()))
+
+
+def interval(row: Row) -> str:
+    """Return the interval behind a verdict as ``[low, high]``, or nothing."""
+    if row.ci_low is None or row.ci_high is None:
+        return ""
+    return f"[{short(row.ci_low)}, {short(row.ci_high)}]"
+
+
+_SHOWN = ("verdict", "experiment", "target", "ours", "interval", "paper", "n", "reason")
+
+
+def _cells_of(row: Row) -> list[str]:
+    numbers = [short(row.ours), interval(row), short(row.paper_value), str(row.n)]
+    return [row.verdict, row.experiment, row.target, *numbers, row.reason]
+
+
 def verdicts_markdown(rows: Sequence[Row]) -> str:
     """Return the verdict table of one paper for people: what is not reproduced stands before what is."""
-    order = ("violated", "deviates", "failed", "inconclusive", "single-run", "blocked", "not-run", "reduced")
     lines = []
-    for tier, hardware in sorted({(r.tier, r.hardware) for r in rows}):
-        mine = [r for r in rows if (r.tier, r.hardware) == (tier, hardware)]
-        rank = {v: i for i, v in enumerate(order)}
-        mine.sort(key=lambda r: (rank.get(r.verdict, len(order)), r.experiment, r.target))
-        lines += [f"\n## Tier {tier}, {hardware}\n"]
-        lines += [
-            "| verdict | experiment | target | ours | interval | paper | n | reason |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
-        for r in mine:
-            interval = (
-                "" if r.ci_low is None or r.ci_high is None else f"[{_short(r.ci_low)}, {_short(r.ci_high)}]"
-            )
-            cells = (
-                r.verdict,
-                r.experiment,
-                r.target,
-                _short(r.ours),
-                interval,
-                _short(r.paper_value),
-                str(r.n),
-                r.reason,
-            )
-            lines.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
+    for (tier, hardware), mine in by_scope(rows).items():
+        lines += [f"\n## Tier {tier}, {hardware}\n", "| " + " | ".join(_SHOWN) + " |", "|---" * 8 + "|"]
+        lines += ["| " + " | ".join(c.replace("|", "\\|") for c in _cells_of(r)) + " |" for r in mine]
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
-def comparison_markdown(
-    experiment: str, data: pd.DataFrame, samples: Mapping[str, Sequence[str]] | None = None
-) -> str:
-    """Return the comparable table of an experiment: a row a setting, a column a method.
+def verdicts_latex(rows: Sequence[Row]) -> str:
+    """Return the verdict tables of one paper as LaTeX (packages booktabs and longtable), a table a tier."""
+    parts = []
+    for (tier, hardware), mine in by_scope(rows).items():
+        caption = f"{mine[0].paper}, tier {tier}, {hardware}"
+        parts.append(_latex([_cells_of(r) for r in mine], _SHOWN, caption))
+    return "\n".join(parts)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One metric of one experiment in one tier: a row a setting, a column a method.
+
+    pooled: coordinates averaged within a sample. rows: cells of the axes, then one a method, as text
+    "mean ± half of the 95 % interval (independent samples)".
+    """
+
+    metric: str
+    unit: str
+    tier: str
+    hardware: str
+    pooled: tuple[str, ...]
+    axes: tuple[str, ...]
+    methods: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    @property
+    def title(self) -> str:
+        """What the table is of."""
+        return f"{self.metric}{f' ({self.unit})' if self.unit else ''}, tier {self.tier}, {self.hardware}"
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """Names of the columns."""
+        return (*self.axes, *(m or "value" for m in self.methods))
+
+
+def comparisons(data: pd.DataFrame, samples: Mapping[str, Sequence[str]] | None = None) -> list[Comparison]:
+    """Return the comparable tables of an experiment.
 
     samples: metric -> the coordinates of its independent samples, by default the seed. A cell is the mean over
-    samples, the half-width of its 95 % interval, and their number; what is averaged within a sample is said.
+    samples, the half-width of its 95 % interval, and their number; what is averaged within a sample is `pooled`.
     """
-    lines = [f"# {experiment}\n", "Mean ± half of the 95 % interval (independent samples).\n"]
+    found = []
     for (tier, hardware, metric), rows in data.groupby(["tier", "hardware", "metric"], sort=True):
         rows = rows.dropna(axis="columns", how="all")
         independent = [c for c in (samples or {}).get(str(metric), ("seed",)) if c in rows.columns]
         varied = [c for c in rows.columns if c not in {*RESERVED, *independent} and rows[c].nunique() > 1]
         axes = sorted((c for c in varied if rows[c].nunique() <= 24), key=lambda c: rows[c].nunique())
         axes = axes[:SHOWN_COORDINATES]
-        pooled = [c for c in varied if c not in axes]
         methods = sorted(rows["method"].astype(str).unique())
-        unit = str(rows["unit"].iloc[0])
-        title = f"\n## {metric}{f' ({unit})' if unit else ''}, tier {tier}, {hardware}\n"
-        lines += [title] + [f"Averaged over {', '.join(pooled)}.\n"] * bool(pooled)
-        lines.append("| " + " | ".join([*axes, *(m or "value" for m in methods)]) + " |")
-        lines.append("|" + "---|" * (len(axes) + len(methods)))
         cells = _cells(rows.assign(method=rows["method"].astype(str)), axes, independent)
-        for point, by_method in list(cells.items())[:SHOWN_ROWS]:
-            shown = [*(_short(v) for v in point), *(by_method.get(m, "") for m in methods)]
-            lines.append("| " + " | ".join(shown) + " |")
-        if len(cells) > SHOWN_ROWS:
-            lines.append(f"\n{len(cells) - SHOWN_ROWS} more rows stand in the CSV beside this file.")
+        table = [(*map(short, point), *(by.get(m, "") for m in methods)) for point, by in cells.items()]
+        found.append(
+            Comparison(
+                metric=str(metric),
+                unit=str(rows["unit"].iloc[0]),
+                tier=str(tier),
+                hardware=str(hardware),
+                pooled=tuple(c for c in varied if c not in axes),
+                axes=tuple(axes),
+                methods=tuple(methods),
+                rows=tuple(table),
+            )
+        )
+    return found
+
+
+LEGEND = "Mean ± half of the 95 % interval (independent samples)."
+
+
+def comparison_markdown(experiment: str, found: Sequence[Comparison]) -> str:
+    """Return the comparable tables of an experiment as Markdown."""
+    lines = [f"# {experiment}\n", f"{LEGEND}\n"]
+    for one in found:
+        lines += [f"\n## {one.title}\n"]
+        lines += [f"Averaged over {', '.join(one.pooled)}.\n"] * bool(one.pooled)
+        lines += ["| " + " | ".join(one.header) + " |", "|" + "---|" * len(one.header)]
+        lines += ["| " + " | ".join(cells) + " |" for cells in one.rows[:SHOWN_ROWS]]
+        if len(one.rows) > SHOWN_ROWS:
+            lines.append(f"\n{len(one.rows) - SHOWN_ROWS} more rows stand in the CSV beside this file.")
     return "\n".join(lines) + "\n"
+
+
+def comparison_latex(experiment: str, found: Sequence[Comparison]) -> str:
+    """Return the comparable tables of an experiment as LaTeX (packages booktabs and longtable)."""
+    parts = []
+    for one in found:
+        pooled = f" Averaged over {', '.join(one.pooled)}." if one.pooled else ""
+        parts.append(_latex(one.rows, one.header, f"{experiment}: {one.title}. {LEGEND}{pooled}"))
+    return "\n".join(parts)
+
+
+def _latex(rows: Sequence[Sequence[str]], header: Sequence[str], caption: str) -> str:
+    table = pd.DataFrame([list(r) for r in rows], columns=list(header), dtype=str)
+    escaped = pd.DataFrame({"c": [caption]}).to_latex(index=False, header=False, escape=True)
+    (caption,) = (line[:-3] for line in escaped.splitlines() if line.endswith(r" \\"))
+    text = table.to_latex(
+        index=False, escape=True, longtable=True, caption=caption, column_format="l" * len(header)
+    )
+    return text.replace("±", r"$\pm$")
 
 
 def write(root: Path, files: Mapping[str, str]) -> None:
@@ -180,12 +295,13 @@ def _cells(
     for point, (mean, deviation, count) in zip(table.index, table.to_numpy()):
         *place, method = point if isinstance(point, tuple) else (point,)
         half = stdtrit(count - 1, 0.975) * deviation / math.sqrt(count) if count > 1 else math.nan
-        spread = f" ± {_short(float(half))}" if math.isfinite(half) else ""
-        found.setdefault(tuple(place), {})[str(method)] = f"{_short(float(mean))}{spread} ({int(count)})"
+        spread = f" ± {short(float(half))}" if math.isfinite(half) else ""
+        found.setdefault(tuple(place), {})[str(method)] = f"{short(float(mean))}{spread} ({int(count)})"
     return found
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """Return a cell: four significant digits, nothing for what is absent."""
     if value is None or value is pd.NA or value != value:
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -125,3 +125,12 @@ def test_docstrings_and_readers_are_outside_the_source_digest(tmp_path, monkeypa
     signatures.module_path.cache_clear()
     provenance._file_digest.cache_clear()
     provenance._shared_imports.cache_clear()
+
+
+def test_a_package_and_its_init_are_one_module():
+    from reproven.harness import provenance
+
+    task = "reproven.papers.sac_bl.experiments.simulation"
+    named_by_package = provenance.source_digest([task, "reproven.papers.sac_bl.bh"])
+    assert named_by_package == provenance.source_digest([task])
+    assert named_by_package == provenance.source_digest([task, "reproven.papers.sac_bl.rules.bh"])

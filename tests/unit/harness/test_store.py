@@ -7,6 +7,7 @@ import json
 import pytest
 
 from reproven.harness.context import Context
+from reproven.harness.errors import UserError
 from reproven.harness.store import SCHEMA, Result, frame, pack, write_atomically
 
 
@@ -76,7 +77,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(UserError, match="No space left on device.*free space there"):
         write_atomically(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]

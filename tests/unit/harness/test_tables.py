@@ -122,9 +122,11 @@ def test_a_column_a_method_with_intervals_over_independent_samples():
     # two seeds with three replicates each: the replicates are not six samples, unless a target says so
     data = frame([1.0, 2.0, 3.0, 3.0, 4.0, 5.0], seed=[0, 0, 0, 1, 1, 1], replicate=[0, 1, 2] * 2)
     data = pd.concat([data, data.assign(method="bh", value=0.5)], ignore_index=True)
-    by_seed = body(tables.comparison_markdown("p/e", data))
+    by_seed = body(tables.comparison_markdown("p/e", tables.comparisons(data)))
     assert by_seed[0] == ["replicate", "bh", "bl"]
-    head, cells = body(tables.comparison_markdown("p/e", data, {"fdp": ["seed", "replicate"]}))
+    head, cells = body(
+        tables.comparison_markdown("p/e", tables.comparisons(data, {"fdp": ["seed", "replicate"]}))
+    )
     low, high = intervals.mean_interval([1, 2, 3, 3, 4, 5], 0.95)
     assert head == ["bh", "bl"]
     assert cells == ["0.5 ± 0 (6)", f"3 ± {(high - low) / 2:.4g} (6)"]
@@ -133,33 +135,33 @@ def test_a_column_a_method_with_intervals_over_independent_samples():
 
 
 def test_one_sample_has_no_interval():
-    assert body(tables.comparison_markdown("p/e", frame([2.0]))) == [["bl"], ["2 (1)"]]
+    assert body(tables.comparison_markdown("p/e", tables.comparisons(frame([2.0])))) == [["bl"], ["2 (1)"]]
 
 
 def test_settings_are_rows_and_a_gap_is_one():
     data = frame([1.0, 2.0, 3.0], seed=0, n=[10, 200, np.nan], dataset=["digits"] * 3)
-    assert body(tables.comparison_markdown("p/e", data)) == [
+    assert body(tables.comparison_markdown("p/e", tables.comparisons(data))) == [
         ["n", "bl"], ["10", "1 (1)"], ["200", "2 (1)"], ["", "3 (1)"],
     ]  # fmt: skip
 
 
 def test_what_is_averaged_over_is_said():
     data = frame(np.arange(30.0), seed=0, step=range(30))
-    text = tables.comparison_markdown("p/e", data)
+    text = tables.comparison_markdown("p/e", tables.comparisons(data))
     assert "Averaged over step." in text
     assert body(text) == [["bl"], ["14.5 (1)"]]
 
 
 def test_tiers_and_hardware_have_tables_of_their_own():
     data = pd.concat([frame([1.0]), frame([2.0], tier="paper"), frame([3.0], hardware="cuda")])
-    text = tables.comparison_markdown("p/e", data)
+    text = tables.comparison_markdown("p/e", tables.comparisons(data))
     assert text.count("\n## fdp (1)") == 3
     assert [cells for cells in body(text) if cells != ["bl"]] == [["1 (1)"], ["3 (1)"], ["2 (1)"]]
 
 
 def test_long_tables_are_cut_and_say_so():
     data = frame(np.arange(100.0), seed=0, a=list(range(10)) * 10, b=np.repeat(range(10), 10))
-    text = tables.comparison_markdown("p/e", data)
+    text = tables.comparison_markdown("p/e", tables.comparisons(data))
     assert len(body(text)) == 1 + tables.SHOWN_ROWS
     assert "40 more rows stand in the CSV beside this file." in text
 

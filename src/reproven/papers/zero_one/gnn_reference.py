@@ -1,4 +1,4 @@
-"""The paper's networks as it writes them: one graph, one model, float64, node by node. For tests only.
+"""The paper's networks as it writes them: one graph, one model, float64, node by node: what the fast ones must equal.
 
 A graph is an adjacency matrix (n, n), features are rows (n, d), weight matrices act on rows. N(v) are the
 neighbours of v, N+(v) adds v itself, d_v = |N(v)|.
@@ -7,6 +7,7 @@ neighbours of v, N+(v) adds v itself, d_v = |N(v)|.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -115,6 +116,17 @@ def head(pooled: Array, w1: Array, b1: Array, w2: Array, b2: float) -> float:
 def classify(logit: float) -> int:
     """Class 1 iff ``sigmoid(tanh(logit)) > 1/2``."""
     return int(1 / (1 + np.exp(-np.tanh(logit))) > 0.5)
+
+
+def logit(network: Any, weights: Any, model: int, A: Array, X: Array) -> float:
+    """Return the logit of one drawn model of a fast network on one graph, by the layers above.
+
+    network, weights: as in `models`; model: which of the drawn ones.
+    """
+    layers = [{k: w[model].double().numpy() for k, w in layer.items()} for layer in weights.layers]
+    last = states(A, X, layers, type(network).__name__, activation(network.activation, network.bound))
+    h = weights.head
+    return head(last.mean(0), *(t[model].numpy() for t in (h.w1, h.b1, h.w2, h.b2)))
 
 
 def states(

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from reproven.harness.context import Context
-from reproven.papers.zero_one.adjacency import Graphs, PackedGraph, StreamedGraph
+from reproven.papers.zero_one import gnn_reference as reference
+from reproven.papers.zero_one.adjacency import Graphs, PackedGraph, StreamedGraph, erdos_renyi
 from reproven.papers.zero_one.experiments import OFFICIAL_LEAST_LAYERS
 from reproven.papers.zero_one.families import sample_graphs
 from reproven.papers.zero_one.features import feature_law
@@ -49,6 +50,26 @@ def generators(ctx: Context, *, n: list[int], graphs: int, family: list[str]) ->
             for metric, value in values.items():
                 ctx.record(metric, value, unit="1", n=size, graph=g, family=name)
         ctx.progress((done + 1) / (len(family) * len(n)), f"{name} n={size}")
+
+
+def twins(ctx: Context, *, n: int, depth: list[int], graphs: int, models: int) -> None:
+    """Compare each network with its plain twin, node by node in float64, on graphs of n nodes.
+
+    Records ``reference_gap`` = ``|logit - reference| / max(1, |reference|)`` per method, depth, graph and model.
+    """
+    for done, (layers, g) in enumerate((t, g) for t in depth for g in range(graphs)):
+        graph = erdos_renyi(n, 0.5, [ctx.derive("graphs", family="er_half", n=n, graph=g)])
+        for name, network in ctx.methods.items():
+            weights = draw(ctx, network, layers, models)
+            rng = ctx.generator("features", family="er_half", law="uniform", n=n, graph=g)
+            x = feature_law("uniform").sample(network.width, n, rng)[None]
+            fast = network.logits(weights, graph, x)[0]
+            A, X = graph.dense()[0].double().numpy(), x[0].double().numpy().T
+            plain = [reference.logit(network, weights, m, A, X) for m in range(models)]
+            gaps = [abs(f.item() - p) / max(1.0, abs(p)) for f, p in zip(fast, plain, strict=True)]
+            where: dict[str, Any] = {"method": name, "depth": layers, "graph": g, "n": n}
+            ctx.record_many("reference_gap", gaps, unit="1", direction="lower", model=range(models), **where)
+        ctx.progress((done + 1) / (len(depth) * graphs), f"depth={layers}")
 
 
 def products(ctx: Context, *, n: list[int], columns: int, graphs: int) -> None:
