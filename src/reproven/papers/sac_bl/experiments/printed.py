@@ -42,8 +42,7 @@ def audit(ctx: Context, *, printed_sha256: str, alpha: float = 0.05) -> None:
 
 def files() -> list[str]:
     """Names of the printed files, in the order in which they are digested."""
-    cells = [f"{t}{part}_{m}.csv" for t in TABLES for m in METRICS for part in ("", "_average")]
-    return cells + [f"{t}_splits.csv" for t in TABLES]
+    return [f"{t}_{m}.csv" for t in TABLES for m in METRICS] + [f"{t}_splits.csv" for t in TABLES]
 
 
 def check_digest(folder: Path, expected: str) -> None:
@@ -59,9 +58,7 @@ def read_tables(folder: Path, table: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the cells, indexed by (level, method, category) with columns tpr, fpr, f1, and the official splits."""
     parts = []
     for metric in METRICS:
-        cells = pd.read_csv(folder / f"{table}_{metric}.csv")
-        average = pd.read_csv(folder / f"{table}_average_{metric}.csv").assign(category="average")
-        part = pd.concat([cells, average]).set_index(["level", "method", "category"])
+        part = pd.read_csv(folder / f"{table}_{metric}.csv").set_index(["level", "method", "category"])
         parts.append(part["value"].rename(metric))
     return pd.concat(parts, axis=1).sort_index(), pd.read_csv(folder / f"{table}_splits.csv").set_index(
         "category"
