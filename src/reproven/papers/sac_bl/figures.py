@@ -342,7 +342,7 @@ def texture_rules(data: pd.DataFrame) -> Figure:
         _dots(axis, data[data["detector"] == name], methods, "k", "k = {:g}")
         axis.set_xlim(-0.05, 1.05)
         axis.set_title(name, fontsize=9)
-    fig.supxlabel("FPR (share of defective tiles missed)", fontsize=9)
+    axes[0][len(detectors) // 2].set_xlabel("FPR (share of defective tiles missed)", fontsize=9)
     axes[0][0].set_yticks(range(len(methods)), methods, fontsize=8)
     axes[0][0].invert_yaxis()
     handles, labels = axes[0][0].get_legend_handles_labels()
@@ -357,7 +357,7 @@ def texture_rules(data: pd.DataFrame) -> Figure:
 
 def pixel_nulls(data: pd.DataFrame) -> Figure:
     """Share of normal pixels with p <= 0.05: on clean tiles, beside a strong defect, and farther off."""
-    data = data[(data["metric"] == "null_p_below_alpha") & (data["strength"] == "strong")]
+    data = data[(data["metric"] == "null_p_below_alpha") & (data["strength"] != "weak")]
     detectors, kinds = list(dict.fromkeys(data["detector"])), list(dict.fromkeys(data["ranked"]))
     fig, axes = plt.subplots(
         1, len(kinds), figsize=(3.6 * len(kinds) + 1, 3.4), sharey=True, squeeze=False, layout="constrained"

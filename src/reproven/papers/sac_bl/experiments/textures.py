@@ -26,6 +26,7 @@ from reproven.papers.sac_bl.step_up import NoPowerWarning
 NETWORK = "efficientnet_lite0"
 LEARNED = ("draem", "sac")  # without and with hard pairs
 HALO = 3  # pixels around a defect
+DIVISIONS, TEST_TILES = 5, 200  # behind the share of clean pixels with a small p-value
 
 Axes = dict[str, int | float | str]
 
@@ -245,6 +246,8 @@ def _pixel_level(
     """
     normal, defective = _parts(maps, tiles)
     clean = count // 2
+    for size in k:
+        _record_clean(ctx, normal, size, alpha, where, coords)
     for strength, found in defective.items():
         for size in k:
             axes: Axes = {**where, "strength": strength, "k": size}
@@ -274,15 +277,33 @@ def _pixel_level(
                         _record_pixels(ctx, reject, evidence.null, method=rule, **here)
 
 
+def _record_clean(
+    ctx: Context, normal: np.ndarray, size: int, alpha: float, where: Axes, coords: Axes
+) -> None:
+    """P(p <= alpha) of pixels of clean tiles, over `DIVISIONS` divisions into calibration and test tiles."""
+    for division in range(DIVISIONS):
+        order = ctx.generator("clean", k=size, division=division, **where).permutation(len(normal))
+        calibration, test = normal[order[:size]], normal[order[size : size + TEST_TILES]]
+        found = {
+            "per_location": conformal_p_per_location(calibration, test),
+            "pooled": conformal_p(calibration.ravel(), test.ravel()),
+        }
+        for ranked, p in found.items():
+            share = float(np.mean(p <= alpha * (1 + 1e-12)))
+            ctx.record(
+                "null_p_below_alpha", share, unit="1", direction="lower", method="", pixels="clean", level="pixel",
+                ranked=ranked, k=size, division=division, **coords,
+            )  # fmt: skip
+
+
 def _record_nulls(
     ctx: Context, p: np.ndarray, masks: np.ndarray, clean: int, alpha: float, coords: Axes
 ) -> None:
-    """P(p <= alpha) of normal pixels: on clean tiles, within `HALO` pixels of a defect, and elsewhere on its tile."""
+    """P(p <= alpha) of normal pixels of defective tiles: within `HALO` pixels of the defect, and farther off."""
     distance = np.stack([distance_transform_edt(~m) for m in masks[clean:]])
     near = (distance > 0) & (distance <= HALO)
-    below = p <= alpha * (1 + 1e-12)
-    groups = {"clean": below[:clean], "halo": below[clean:][near], "far": below[clean:][distance > HALO]}
-    for group, values in groups.items():
+    below = p[clean:] <= alpha * (1 + 1e-12)
+    for group, values in (("halo", below[near]), ("far", below[distance > HALO])):
         share = float(np.mean(values))
         ctx.record(
             "null_p_below_alpha", share, unit="1", direction="lower", method="", pixels=group, **coords
