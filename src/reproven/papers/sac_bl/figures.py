@@ -288,6 +288,7 @@ def fdp_spread(data: pd.DataFrame) -> Figure:
             )  # fmt: skip
         axis.axvline(0.1, color="0.0", linestyle=":", linewidth=1, label="level 0.1")
         axis.set_title(f"{share:.0%} anomalies", fontsize=9)
+        axis.set_xlim(-0.03, 1.03)
         axis.set_xlabel("FDP")
         axis.grid(axis="y", color="0.92")
     axes[0][0].set_yticks(range(len(methods)), methods, fontsize=8)
