@@ -369,6 +369,16 @@ _CARDS += [
         url="https://www.cs.toronto.edu/~kriz",
     ),
     _card(
+        "fourclass",
+        "Four-class, two-class version scaled to [-1, 1], 862 rows, 2 features",
+        "T. K. Ho and E. M. Kleinberg 1996; LIBSVM data sets",
+        _UNKNOWN,
+        "libsvm",
+        "bilevel SVM at the papers' own data",
+        provider="archive",
+        url="https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/binary",
+    ),
+    _card(
         "sst2",
         "Stanford sentiment treebank, two classes, sentences",
         "R. Socher et al., Stanford University; Hugging Face data set stanfordnlp/sst2",

@@ -86,7 +86,7 @@ def test_loads_as_documented(path):
     assert before == {card: CARDS[card].sha256 for card in cards}
     data = function(**keywords)
     kind = {"images": check_images, "tables": check_table, "series": check_series, "text": check_text}
-    kind["pretrained"] = check_pretrained
+    kind |= {"pretrained": check_pretrained, "libsvm": check_table}
     kind[function.__module__.rpartition(".")[2]](data)
     assert {card: provider.digest(card) for card in cards} == before
 

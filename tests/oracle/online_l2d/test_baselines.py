@@ -6,12 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from reproven.papers.online_l2d import batch, streams
 from reproven.papers.online_l2d.controls import Control
+from reproven.papers.online_l2d.forgetting import MEMORIES, ForgettingRidge
 from reproven.papers.online_l2d.learner import OnlineL2D
 from reproven.papers.online_l2d.linear_bandits import RULES, Banditron, RidgeBandit
+from reproven.papers.online_l2d.multiclass_bandits import Gaptron, Soba
+from reproven.papers.online_l2d.real_streams import specialists
 
 ROUNDS = 800
 
@@ -182,3 +186,140 @@ def test_vowpal_wabbit_plays_the_pool_and_learns():
     assert (trace.propensities >= epsilon / count * (1 - 1e-5)).all()
     uniform = Control("random").run(world, np.random.default_rng(0)).actions
     assert world.pseudo_regret(trace.actions).sum() < 0.5 * world.pseudo_regret(uniform).sum()
+
+
+def literal_forgetting(method, stream, u):
+    """Weighted least squares over the whole history, refitted in every round."""
+    x, pool, costs = stream.augmented()[stream.index], stream.pool(), stream.costs()
+    T, d = stream.rounds, x.shape[1]
+    span = method.span or int(method.share * T)
+    epsilon = min(1.0, method.kappa * T ** (-1 / 3))
+    played, out = np.empty(T, int), []
+    for t in range(T):
+        rows, age = np.flatnonzero(pool[t]), t - np.arange(t)
+        weight = (age <= span).astype(float) if method.memory == "window" else (1 - 1 / span) ** age
+        predicted = []
+        for a in rows:
+            w = weight * (played[:t] == a)
+            A = method.ridge * np.eye(d) + (x[:t] * w[:, None]).T @ x[:t]
+            predicted.append(x[t] @ np.linalg.solve(A, x[:t].T @ (w * costs[:t, a])))
+        predicted = np.array(predicted)
+        ties = np.flatnonzero(predicted <= predicted.min() + 1e-9)
+        best, K = ties[int(u[t, 0] * len(ties))], len(rows)
+        p = np.full(K, epsilon / K)
+        p[best] = 1 - epsilon / K * (K - 1)
+        i = min(int((np.cumsum(p) <= u[t, 1]).sum()), K - 1)
+        played[t] = rows[i]
+        out.append((int(rows[i]), p[i]))
+    return out
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_forgetting_ridge_against_weighted_least_squares(memory, stream):
+    short = stream.head(250)
+    method = ForgettingRidge(memory, span=40, kappa=1.5, ridge=0.5)
+    trace = method.run(short, np.random.default_rng(2))
+    expected = literal_forgetting(method, short, np.random.default_rng(2).random((250, 2)))
+    assert list(zip(trace.actions.tolist(), trace.propensities)) == expected
+
+
+def test_forgetting_with_an_endless_memory_is_ridge():
+    rng = np.random.default_rng(3)  # features without ties between actions: rounding cannot part them
+    world = specialists(rng.normal(size=(200, 4)), np.arange(200) % 3, 500, rng, components=4, warm_up=10)
+    plain = RidgeBandit("epsilon_greedy").run(world, np.random.default_rng(4))
+    for memory in MEMORIES:
+        trace = ForgettingRidge(memory, span=10**9).run(world, np.random.default_rng(4))
+        np.testing.assert_array_equal(trace.actions, plain.actions)
+
+
+def test_only_the_learner_with_a_memory_of_all_stays_wrong_after_a_shift():
+    world = streams.shift(40_000, np.random.default_rng(0))
+    rates = {}
+    for name, method in {"all": RidgeBandit(), "window": ForgettingRidge()}.items():
+        actions = method.run(world, np.random.default_rng(1)).actions
+        rates[name] = world.pseudo_regret(actions)[30_000:].mean()
+    assert rates["window"] < 0.1 < 0.2 < rates["all"]
+
+
+def test_gaptron_against_automatic_differentiation(stream):
+    method, short = Gaptron(kappa=0.5, eta=0.3), stream.head(400)
+    trace = method.run(short, np.random.default_rng(1))
+    x, pool, costs = short.augmented()[short.index], short.pool(), short.costs()
+    gamma, u = 0.5 * 400**-0.5, np.random.default_rng(1).random((400, 2))
+    W = torch.zeros((short.rows, x.shape[1]), dtype=torch.float64, requires_grad=True)
+    for t in range(400):
+        rows = np.flatnonzero(pool[t])
+        s = W[rows] @ torch.tensor(x[t])
+        scores = s.detach().numpy()
+        ties = np.flatnonzero(scores == scores.max())
+        best, sure = ties[int(u[t, 0] * len(ties))], torch.softmax(s, 0).max().item()
+        share = max(1 - sure if sure >= 0.5 else 1.0, gamma)
+        p = np.full(len(rows), share / len(rows))
+        p[best] += 1 - share
+        i = min(int((np.cumsum(p) <= u[t, 1]).sum()), len(rows) - 1)
+        assert rows[i] == trace.actions[t]
+        assert p[i] == pytest.approx(trace.propensities[t], rel=1e-9)
+        loss = -(1 - costs[t, rows[i]]) / p[i] * torch.log_softmax(s, 0)[i]
+        (gradient,) = torch.autograd.grad(loss, W)
+        W = (W - method.eta * gradient).detach().requires_grad_()
+
+
+def literal_soba(method, stream, u):
+    """SOBA with dense matrices and solves, in the paper's order."""
+    x, pool, costs = stream.augmented()[stream.index], stream.pool(), stream.costs()
+    N, d = stream.rows, x.shape[1]
+    A, theta, w, earlier = method.a * np.eye(N * d), np.zeros(N * d), np.zeros(N * d), 0.0
+    gamma, out, skipped = min(1.0, method.kappa * stream.rounds**-0.5), [], 0
+    for t in range(stream.rounds):
+        rows = np.flatnonzero(pool[t])
+        s = (w.reshape(N, d) @ x[t])[rows]
+        ties = np.flatnonzero(s >= s.max() - 1e-12)
+        p = np.full(len(rows), gamma / len(rows))
+        p[ties[int(u[t, 0] * len(ties))]] += 1 - gamma
+        i = min(int((np.cumsum(p) <= u[t, 1]).sum()), len(rows) - 1)
+        out.append((int(rows[i]), p[i]))
+        reward = 1 - costs[t, rows[i]]
+        if reward == 0:
+            continue
+        others = np.delete(np.arange(len(rows)), i)
+        rival = others[np.flatnonzero(s[others] >= s[others].max() - 1e-12)[0]]
+        g = np.kron(np.eye(N)[rows[rival]] - np.eye(N)[rows[i]], x[t]) * reward / p[i]
+        z = np.sqrt(p[i]) * g
+        m = ((w @ z) ** 2 + 2 * w @ g) / (1 + z @ np.linalg.solve(A, z))
+        if m + earlier < 0:
+            skipped += 1
+            continue
+        A, theta, earlier = A + np.outer(z, z), theta - g, earlier + m
+        w = np.linalg.solve(A, theta)
+    return out, skipped
+
+
+def test_soba_against_dense_solves(stream):
+    method, short = Soba(kappa=3.0, a=2.0), stream.head(300)
+    trace = method.run(short, np.random.default_rng(5))
+    expected, skipped = literal_soba(method, short, np.random.default_rng(5).random((300, 2)))
+    assert skipped > 0  # both branches were taken
+    assert trace.actions.tolist() == [a for a, _ in expected]
+    np.testing.assert_allclose(trace.propensities, [p for _, p in expected], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("method", [Banditron(), Soba(), Gaptron(eta=0.5), OnlineL2D(radius=20.0)], ids=str)
+def test_bandit_multiclass_learners_learn_a_separable_stream(method):
+    world = streams.labels_separable(20_000, np.random.default_rng(0))
+    errors = world.error(method.run(world, np.random.default_rng(1)).actions)
+    assert errors[10_000:].mean() < 0.1 < errors[:50].mean()
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: ForgettingRidge("decay"), "memory 'decay'"),
+        (lambda: ForgettingRidge(span=0), "span is 0"),
+        (lambda: ForgettingRidge(kappa=0.0), "kappa is 0.0"),
+        (lambda: Gaptron(eta=0.0), "eta 0.0"),
+        (lambda: Soba(a=-1.0), "a -1.0"),
+    ],
+)
+def test_baselines_refuse_values_outside_their_range(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()

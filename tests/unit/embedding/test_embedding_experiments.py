@@ -91,18 +91,29 @@ def test_optimiser_panel_separates_adam_from_its_repair():
         "repaired": AdaptiveRule(0.01, repaired=True),
     }
     ctx = Context(methods=rules, datasets={"images": Images})
-    panels.optimisers(ctx, seed=[0], steps=60, widths=[5, 4], classes=[3, 5])
-    for method in ("gd", "repaired"):
-        assert values(ctx, "max_relative_error", method=method).max() < 1e-13
-    assert values(ctx, "max_relative_error", method="adam").min() > 1e-2
+    panels.optimisers(
+        ctx, seed=[0], batches=["full", "mini"], steps=60, widths=[5, 4], classes=[3, 5], size=8
+    )
+    for batches in ("full", "mini"):
+        for method in ("gd", "repaired"):
+            assert values(ctx, "max_relative_error", method=method, batches=batches).max() < 1e-13
+        assert values(ctx, "max_relative_error", method="adam", batches=batches).min() > 1e-2
+    full, mini = (values(ctx, "final_loss", method="gd", batches=b, side="narrow") for b in ("full", "mini"))
+    assert full[0] != mini[0]
+    with pytest.raises(ValueError, match="must be 'full' or 'mini'"):
+        panels.optimisers(ctx, seed=[0], batches=["some"], steps=1, widths=[2], classes=[3, 5])
 
 
 def test_start_panel_separates_net2net_and_an_independent_network():
-    ways = {n: getattr(comparators, n) for n in ("random_split", "net2net", "independent_wide")}
+    ways = {
+        n: getattr(comparators, n)
+        for n in ("random_split", "net2net", "compatible_split", "independent_wide")
+    }
     ctx = Context(methods=ways, datasets={"images": Images})
     panels.starts(ctx, seed=[0], steps=60, width=4, lr=0.01, classes=[3, 5])
     assert values(ctx, "max_relative_error", method="random_split").max() < 1e-13
-    assert values(ctx, "max_relative_error", method="net2net").min() > 1e-3
+    for method in ("net2net", "compatible_split"):
+        assert values(ctx, "max_relative_error", method=method).min() > 1e-3
     assert values(ctx, "max_relative_error", method="independent_wide").min() > 0.5
 
 
@@ -128,7 +139,24 @@ def test_instability_escapes_in_float32_and_hides_under_equal_coefficients():
     )
     assert values(ctx, "escaped", split="0.6,0.8")[0] == 1
     assert values(ctx, "escaped", split="uniform")[0] == 0
+    assert values(ctx, "late_movement", split="uniform")[0] > 1e-6
     assert figures.growth(frame(ctx)).axes
+
+
+def test_rows_and_precisions_must_exist():
+    with pytest.raises(ValueError, match=r"no row 'exp9' of Table 1 .did you mean 'exp5'"):
+        experiments.table_1(Context(), exp="exp9", seed=[0], coefficients=["uniform"], steps=1)
+    with pytest.raises(ValueError, match="precision 'float16' is not one of float64, float32, bfloat16"):
+        panels.instability(Context(), seed=[0], split=["uniform"], steps=1, lr=0.1, precision=["float16"])
+
+
+def test_bfloat16_steps_are_lost_in_rounding():
+    ctx = Context()
+    panels.instability(
+        ctx, seed=[0], split=["0.6,0.8"], steps=600, lr=1e-5, precision=["bfloat16", "float64"]
+    )
+    assert values(ctx, "late_movement", precision="bfloat16")[0] == 0
+    assert values(ctx, "late_movement", precision="float64")[0] > 1e-9
 
 
 def test_condensation_and_transverse_panels_run():
@@ -156,6 +184,32 @@ def test_benchmark_compares_equal_work():
     assert values(ctx, "trajectory_gap").max() < 1e-14
 
 
+def test_time_of_table_1_is_carried_to_all_steps_on_two_cores():
+    ctx = Context()
+    benchmarks.table_1_time(ctx, exp=["exp1", "exp2", "exp5"], seeds=1, steps=20, full=2000, repeats=1)
+    rows, total = values(ctx, "row_seconds"), values(ctx, "table_seconds")[0]
+    assert total == pytest.approx(max(rows.max(), rows.sum() - rows.max()), rel=1e-12)
+
+
+def test_autograd_pairs_follow_the_stacked_ones():
+    plain, stacked = Context(), Context()
+    experiments.autograd_pairs(plain, exp="exp5", seed=[1], steps=60)
+    experiments.table_1(stacked, exp="exp5", seed=[1], coefficients=["uniform"], steps=60)
+    assert values(plain, "max_error")[0] < 1e-13
+    ours, theirs = (values(c, "loss_narrow", step=60)[0] for c in (stacked, plain))
+    assert ours == pytest.approx(theirs, rel=1e-13)
+    assert values(plain, "final_norm") == pytest.approx(values(stacked, "final_norm"), rel=1e-13)
+    with pytest.raises(ValueError, match="exp='exp3' is no full-batch row"):
+        experiments.autograd_pairs(Context(), exp="exp3", seed=[0], steps=1)
+
+
+def test_autograd_pairs_draw_their_growth():
+    ctx = Context()
+    experiments.autograd_pairs(ctx, exp="exp5", seed=[0], steps=60, low=1e-17, high=1.0)
+    assert values(ctx, "growth_rate").shape == (1,)
+    assert figures.released_growth(frame(ctx)).axes
+
+
 def test_any_at_least_needs_one():
     data = pd.DataFrame({"value": [0.0, 1.0], "seed": [0, 1]})
     assert claims.any_at_least(data, samples=["seed"], confidence=0.99, bound=1.0).verdict == "holds"
@@ -180,3 +234,20 @@ def test_each_run_is_judged_alone():
     assert found.verdict == "holds"
     assert (found.ci_low, found.ci_high) == pytest.approx((np.log10(2), np.log10(3)), rel=1e-12)
     assert claims.each_slope_within(data, x="step", low=0.35, high=0.48, **shared).verdict == "violated"
+
+
+def test_incomplete_samples_are_left_out_and_counted():
+    data = pd.DataFrame({
+        "value": [1.0, 3.0, 1.1, 3.0, 0.9, 3.1, 9.0], "step": [1, 2, 1, 2, 1, 2, 1], "seed": [0, 0, 1, 1, 2, 2, 3],
+    })  # fmt: skip
+    found = claims.complete_slope_within(
+        data, samples=["seed"], confidence=0.9, x="step", low=1.5, high=2.6, log=False
+    )
+    assert found.verdict == "holds"
+    assert found.ours == pytest.approx(2.0333, abs=1e-3)
+    assert "1 samples are not at every step" in found.reason
+    found = claims.each_rises(
+        data, samples=["seed"], confidence=0.9, axis="step", order=[1, 2], complete=True
+    )
+    assert found.verdict == "holds"
+    assert "1 samples" in found.reason

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from reproven.papers.embedding import comparators as other
 from reproven.papers.embedding import extensions, nets, splitting
@@ -121,6 +122,7 @@ def test_original_model_is_untouched_and_storage_is_not_shared():
         (lambda m: other.net2net(m, "0", 1), (True, False, True)),
         (lambda m: other.splitting_2021(m, "0", 1), (True, False, True)),
         (lambda m: other.null_unit(m, "0", 1), (True, False, True)),
+        (lambda m: other.compatible_split(m, "0", 1, 3, generator=generator(4)), (True, False, True)),
         (lambda m: other.sum_to_one(m, "0", 1), (True, True, True)),
         (lambda m: other.signed_split(m, "0", 1, generator=generator(4)), (False, True, True)),
     ],
@@ -130,6 +132,18 @@ def test_comparators_break_what_they_must(build, broken):
     found = defects(model, *build(model), *points((3,)))
     for value, wrong in zip(found, broken):
         assert value > 1e-2 if wrong else value < 1e-14
+
+
+@pytest.mark.parametrize(
+    ("c", "d"),
+    [([0.5, 1.0], [1.0, 0.5]), ([0.5, 0.5], [1.0, 1.0]), ([0.3, 0.4], [1.2, 1.6]), ([1.0, 2.0], [0.2, 0.4])],
+)
+def test_scales_that_keep_the_output_keep_the_gradient_only_if_equal(c, d):
+    """Dossier 3.3: ``sum c_i d_i = 1`` keeps the output; only ``c = d`` keeps norm and gradient too."""
+    model = nets.he_normal(nets.mlp([3, 4, 1]), generator(3))
+    isometry, output, gradient = defects(model, *other.scaled_split(model, "0", 1, c, d), *points((3,)))
+    assert output < 1e-14
+    assert min(isometry, gradient) > 1e-3
 
 
 @pytest.mark.parametrize("act", ["tanh", "relu2"])
@@ -280,6 +294,32 @@ def with_between(layer):
         (Twice(), "a", 0, [1.0], "called 2 times"),
         (Residual(), "a", 0, [1.0], "feeds a sum"),
         (FixedView(), "a", 0, [1.0], "fixed view size"),
+        (nets.mlp([3, 4, 1]), "0", 1.5, [1.0], "unit=1.5 must be an index"),
+        (nets.mlp([3, 4, 1]), "0", True, [1.0], "unit=True must be an index"),
+        (nets.mlp([3, 4, 1]), "0", "a", [1.0], "unit='a' must be an index"),
+        (nets.mlp([3, 4, 1]), "0", 0, 0.5, "coefficients=0.5 must be a list"),
+        (nets.mlp([3, 4, 1]), "0", 0, None, "coefficients=None must be a list"),
+        (nets.mlp([3, 4, 1]), "0", 0, ["a"], "must be numbers"),
+        (nets.mlp([3, 4, 1]), "0", [0, 1], [0.6, 0.8], "coefficients=0.6 must be a list"),
+        (with_between(nn.RMSNorm(4)), "0", 0, [1.0], "RMSNorm '1' normalises"),
+        (with_between(nn.AdaptiveAvgPool1d(4)), "0", 0, [1.0], "runs over its units"),
+        (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Linear(4, 1)), "0", 0, [1.0], "not its channels: flatten"),
+        (nn.Sequential(nn.Linear(3, 4), nn.Conv1d(4, 1, 1)), "0", 0, [1.0], "does not read along the units"),
+        (nn.Sequential(nn.Linear(3, 4), nn.Flatten(), nn.Linear(8, 1)), "0", 0, [1.0], "with the units last"),
+        (
+            nn.Sequential(weight_norm(nn.Linear(3, 4)), nn.Linear(4, 1)),
+            "0",
+            0,
+            [1.0],
+            "is computed from other",
+        ),
+        (
+            nn.Sequential(nn.Linear(3, 4), weight_norm(nn.Linear(4, 1))),
+            "0",
+            0,
+            [1.0],
+            "is computed from other",
+        ),
         (nn.Sequential(nn.Conv2d(2, 2, 3, groups=2), nn.Conv2d(2, 1, 3)), "0", 0, [1.0], "groups=2"),
     ],
 )

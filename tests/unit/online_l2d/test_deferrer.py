@@ -68,7 +68,7 @@ def test_a_saved_learner_continues_exactly(method, pending, tmp_path):
 
 def test_new_experts_get_zero_rows_and_keep_old_decisions():
     stream = streams.static(200, np.random.default_rng(0))
-    learner = build(OnlineL2D(), stream)
+    learner = build(OnlineL2D(), stream, n_experts=4)
     drive(learner, stream)
     before = learner.matrix.copy()
     learner.decide(stream.contexts[0], [0, 1, "newcomer"])
@@ -116,12 +116,21 @@ def ready(feedback="bandit", decided=False):
         (False, "bandit", lambda d: d.decide([0.0, 1.0], ["zoe"]), "'zoe' is unknown"),
         (False, "bandit", lambda d: d.decide([0.0, 1.0], ["ann", "ann"]), "repeat"),
         (False, "bandit", lambda d: d.decide([0.0, 1.0], [2.5]), "neither int nor str"),
+        (False, "bandit", lambda d: d.decide([0.0, np.inf], ["ann"]), "infinity"),
+        (False, "bandit", lambda d: d.decide(["a", 1.0], ["ann"]), "no number"),
+        (False, "bandit", lambda d: d.decide([0.0, 1.0], "ann"), "available is 'ann'"),
+        (False, "bandit", lambda d: d.decide([0.0, 1.0], None), "available is None"),
         (False, "bandit", lambda d: d.learn(Feedback(0.5)), "without a pending decision"),
         (False, "bandit", lambda d: d.discard(), "no pending decision"),
         (True, "bandit", lambda d: d.decide([0.0, 1.0], ["ann"]), "pending"),
         (True, "bandit", lambda d: d.learn(Feedback(1.5)), "cost of 'cost' is 1.5"),
         (True, "bandit", lambda d: d.learn(Feedback(float("nan"))), "is nan"),
+        (True, "bandit", lambda d: d.learn(Feedback(-1e-9)), "cost of 'cost' is -1e-09"),
+        (True, "bandit", lambda d: d.learn(Feedback(None)), "cost of 'cost' is None"),
+        (True, "bandit", lambda d: d.learn(0.5), "feedback is 0.5"),
         (True, "full", lambda d: d.learn(Feedback(0.0)), "label is None"),
+        (True, "full", lambda d: d.learn(Feedback(0.0, 2, {"ann": 0.0, "bob": 0.0})), "label is 2"),
+        (True, "full", lambda d: d.learn(Feedback(0.0, 0.5, {"ann": 0.0, "bob": 0.0})), "label is 0.5"),
         (True, "full", lambda d: d.learn(Feedback(0.0, 1, {"ann": 0.0, "zoe": 0.0})), "'zoe' is not in"),
         (True, "full", lambda d: d.learn(Feedback(0.0, 1, {"ann": 0.0, "bob": -0.1})), "cost of 'bob'"),
     ],
@@ -132,6 +141,40 @@ def test_a_rejected_call_names_the_value_and_changes_nothing(decided, feedback, 
     with pytest.raises(ValueError, match=message) as caught:
         call(learner)
     assert "\n" not in str(caught.value)
+    assert snapshot(learner) == before
+
+
+def test_a_rejected_call_does_not_change_what_comes_after():
+    stream = streams.varying(300, np.random.default_rng(0))
+    plain, disturbed = build(OnlineL2D(), stream), build(OnlineL2D(), stream)
+    bad = [
+        lambda d: d.decide([np.nan] * 5, [0]),
+        lambda d: d.decide([1.0] * 4, [0]),
+        lambda d: d.decide(stream.contexts[0], [0, 0]),
+        lambda d: d.learn(Feedback(0.0)),
+        lambda d: d.discard(),
+    ]
+    for t in range(stream.rounds):
+        for call in bad:
+            with pytest.raises(ValueError):
+                call(disturbed)
+        here = np.flatnonzero(stream.available[t]).tolist()
+        x = stream.contexts[stream.index[t]]
+        assert plain.decide(x, here) == disturbed.decide(x, here)
+        with pytest.raises(ValueError, match="is 2.0"):
+            disturbed.learn(Feedback(2.0))
+        plain.learn(Feedback(t % 3 / 2))
+        disturbed.learn(Feedback(t % 3 / 2))
+    np.testing.assert_array_equal(plain.matrix, disturbed.matrix)
+
+
+def test_more_experts_than_announced_are_refused():
+    learner = Deferrer(OnlineL2D(schedule="anytime"), n_labels=1, dimension=1, n_experts=2)
+    learner.decide([0.0], ["a", "b"])
+    learner.discard()
+    before = snapshot(learner)
+    with pytest.raises(ValueError, match="'c' is one more than n_experts=2"):
+        learner.decide([0.0], ["a", "c"])
     assert snapshot(learner) == before
 
 
@@ -147,6 +190,8 @@ def test_full_feedback_must_be_complete():
 def test_empty_pool_and_horizon_zero():
     with pytest.raises(ValueError, match="horizon is 0"):
         Deferrer(OnlineL2D(), n_labels=2, dimension=1, horizon=0)
+    with pytest.raises(ValueError, match="horizon is 2.5"):
+        Deferrer(OnlineL2D(), n_labels=2, dimension=1, horizon=2.5)
     with pytest.raises(ValueError, match="horizon is None"):
         Deferrer(OnlineL2D(), n_labels=2, dimension=1)
     with pytest.raises(ValueError, match="empty pool"):
@@ -163,6 +208,9 @@ def test_a_saved_state_of_another_shape_is_refused(tmp_path):
         "dimension 2": Deferrer(method, n_labels=2, dimension=5),
         "n_labels 2": Deferrer(method, n_labels=3, dimension=2),
         "method": Deferrer(method.replace(radius=2.0), n_labels=2, dimension=2),
+        "rho": Deferrer(method, n_labels=2, dimension=2, rho=3.0),
+        "n_experts": Deferrer(method, n_labels=2, dimension=2, n_experts=9),
+        "horizon": Deferrer(method, n_labels=2, dimension=2, horizon=9),
     }
     for message, other in others.items():
         before = snapshot(other)
@@ -171,16 +219,25 @@ def test_a_saved_state_of_another_shape_is_refused(tmp_path):
         assert snapshot(other) == before
     with np.load(tmp_path / "state.npz") as saved:
         arrays = {name: saved[name] for name in saved.files}
-    arrays["state_weights"] = arrays["state_weights"][:-1]
-    np.savez(tmp_path / "cut.npz", **arrays)
+    fewer = Deferrer(method, n_labels=2, dimension=2, roster=["bob"])
+    with pytest.raises(ValueError, match="knows expert 'ann'"):
+        fewer.load(tmp_path / "state.npz")
+    np.savez(tmp_path / "cut.npz", **arrays | {"state_weights": arrays["state_weights"][:-1]})
+    np.savez(tmp_path / "whole.npz", **arrays | {"state_weights": np.zeros((4, 3), int)})
+    np.savez(tmp_path / "row.npz", **arrays | {"pending_pool": arrays["pending_pool"] + 100})
     (tmp_path / "text.npz").write_text("not a state")
     for name, message in [
         ("cut", "shape"),
+        ("whole", "weights of shape"),
+        ("row", "pending decision that does not fit"),
         ("text", "not a saved learner"),
         ("absent", "not a saved learner"),
     ]:
+        other = ready()
+        before = snapshot(other)
         with pytest.raises(ValueError, match=message):
-            ready().load(tmp_path / f"{name}.npz")
+            other.load(tmp_path / f"{name}.npz")
+        assert snapshot(other) == before
 
 
 @pytest.mark.parametrize(
@@ -190,6 +247,8 @@ def test_a_saved_state_of_another_shape_is_refused(tmp_path):
         ({"radius": 0.0}, "radius is 0.0"),
         ({"kappa": -1.0}, "kappa is -1.0"),
         ({"eta": float("nan")}, "eta is nan"),
+        ({"ridge": -1.0}, "ridge is -1.0"),
+        ({"feedback": "none"}, "feedback 'none'"),
     ],
 )
 def test_hyper_parameters_outside_their_range(keywords, message):

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
+import textwrap
+
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from reproven.harness import intervals
 from reproven.harness.context import Context
+from reproven.papers import online_l2d
 from reproven.papers.online_l2d import experiments, figures
 from reproven.papers.online_l2d.batch import BatchL2D
-from reproven.papers.online_l2d.claims import u_shaped
+from reproven.papers.online_l2d.claims import bootstrap_exponent, exponent_larger, exponent_within, u_shaped
 from reproven.papers.online_l2d.controls import Control
 from reproven.papers.online_l2d.learner import OnlineL2D
-from reproven.papers.online_l2d.linear_bandits import RidgeBandit
+from reproven.papers.online_l2d.linear_bandits import Banditron, RidgeBandit
 from reproven.papers.online_l2d.real import real
 
 matplotlib.use("Agg")
@@ -151,3 +156,74 @@ def test_u_shape(means, noise, verdict):
         u_shaped(u_data(means), **keywords | {"centre": 100.0})
     with pytest.raises(ValueError, match="positive"):
         u_shaped(u_data(means).assign(value=np.nan), **keywords)
+
+
+def power_data(exponents: dict[str, float], noise: float = 0.1, replicates: int = 12) -> pd.DataFrame:
+    rng = np.random.default_rng(1)
+    rows = [
+        {"stream": name, "rounds": T, "replicate": r, "value": 3 * T**power * np.exp(noise * rng.normal())}
+        for name, power in exponents.items()
+        for T in (1000, 4000, 16000, 64000)
+        for r in range(replicates)
+    ]
+    return pd.DataFrame(rows).assign(seed=0)
+
+
+def test_bootstrap_exponent_covers_the_exponent_and_agrees_with_the_delta_method():
+    x = np.array([1000.0, 4000.0, 16000.0, 64000.0])
+    exact = np.outer(np.ones(5), 3 * x**0.6)
+    assert bootstrap_exponent(x, exact) == pytest.approx((0.6, 0.6), abs=1e-12)
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(60):
+        noisy = 3 * x**0.6 * np.exp(0.2 * rng.normal(size=(16, 4)))
+        low, high = bootstrap_exponent(x, noisy)
+        covered += low <= 0.6 <= high
+        _, least, most = intervals.slope_interval(x, noisy, True, 0.95)
+        assert (high - low) == pytest.approx(most - least, rel=0.3)  # 16 samples: 1.96 against 2.13
+    assert covered >= 50  # of 60 at 95 %, and the percentile interval is a little narrow
+
+
+@pytest.mark.parametrize(("power", "verdict"), [(0.55, "holds"), (0.6667, "inconclusive"), (0.8, "violated")])
+def test_exponent_within_reports_the_bootstrap(power, verdict):
+    keywords = {
+        "samples": ["replicate"],
+        "confidence": 0.99,
+        "x": "rounds",
+        "high": 0.6667,
+        "per": ["stream"],
+    }
+    decision = exponent_within(power_data({"a": power}), **keywords)
+    assert decision.verdict == verdict
+    assert "95 % bootstrap stream=a [0." in decision.reason
+
+
+def test_exponent_larger_tells_two_rates_apart():
+    keywords = {"samples": ["replicate"], "confidence": 0.99, "x": "rounds", "axis": "stream"}
+    data = power_data({"steep": 0.67, "flat": 0.5, "same": 0.5})
+    assert exponent_larger(data, a="steep", b="flat", **keywords).verdict == "holds"
+    assert exponent_larger(data, a="flat", b="steep", **keywords).verdict == "violated"
+    assert exponent_larger(data, a="flat", b="same", **keywords).verdict == "inconclusive"
+    with pytest.raises(ValueError, match="0 samples"):
+        exponent_larger(data, a="steep", b="absent", **keywords)
+
+
+def test_growth_without_experts():
+    ctx = Context(methods={"banditron": Banditron(), "l2d_s_cost": OnlineL2D(radius=20.0)})
+    experiments.growth(ctx, stream="labels_separable", rounds=[256, 1024, 4096], replicates=2)
+    data = frame(ctx)
+    assert set(data.stream) == {"labels_separable"}
+    assert (data[data.metric == "absent_plays"].value == 0).all()
+    assert (data[data.metric == "rate_second_half"].value < 0.6).all()
+
+
+def test_the_example_of_the_package_runs(tmp_path):
+    text = inspect.getdoc(online_l2d)
+    names = {**{name: getattr(online_l2d, name) for name in online_l2d.__all__}, "np": np}
+    blocks = [b for b in text.split("\n\n") if b.startswith("    ")]
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(textwrap.dedent(block).replace("state.npz", str(tmp_path / "state.npz")), names)
+    assert (tmp_path / "state.npz").exists()
+    assert np.isfinite(names["regret"])
+    assert all(f"`{name}`" in text for name in online_l2d.__all__ if name not in ("Trace", "Stream"))

@@ -121,6 +121,12 @@ def test_bad_features_and_streams():
         arrays((np.array([[np.nan]]), np.array([0])))
     with pytest.raises(ValueError, match="rounds is 300"):
         specialists(np.eye(9), np.arange(9) % 3, 300, np.random.default_rng(0), components=2)
+    with pytest.raises(ValueError, match="features hold NaN"):
+        specialists(np.full((9, 3), np.nan), np.arange(9) % 3, 400, np.random.default_rng(0), components=2)
+    with pytest.raises(ValueError, match="single class"):
+        specialists(np.eye(9), np.zeros(9, int), 400, np.random.default_rng(0), components=2)
+    with pytest.raises(ValueError, match="stream 'statics' is unknown: use one of labels_noisy"):
+        streams.synthetic("statics")
     world = streams.static(5, np.random.default_rng(0))
     with pytest.raises(ValueError, match="disagree"):
         streams.replace(world, index=world.index[:3])

@@ -11,6 +11,7 @@ import torch
 
 from reproven.papers.sflcb.baselines.aipod import AiPOD
 from reproven.papers.sflcb.baselines.blocc import BLOCC
+from reproven.papers.sflcb.baselines.blocc_transport import BLOCCTransport
 from reproven.papers.sflcb.baselines.gaffa import BiCGAFFA
 from reproven.papers.sflcb.baselines.implicit import GAM, ImplicitGradient
 from reproven.papers.sflcb.baselines.kwon import KwonPenalty
@@ -22,10 +23,10 @@ from reproven.papers.sflcb.beds.toy import MINIMA, Toy
 from reproven.papers.sflcb.beds.transport import Transport, published_reset, three_node, three_node_capacity
 from reproven.papers.sflcb.claims import best_in_the_middle, reported_is_sustained
 from reproven.papers.sflcb.controls import CONTROLS
-from reproven.papers.sflcb.driver import Method, candidates, run, tune
+from reproven.papers.sflcb.driver import Method, candidates, run, share_spent, tune
 from reproven.papers.sflcb.methods import SFLCB
 from reproven.papers.sflcb.problem import BilevelProblem, check_curvature
-from reproven.papers.sflcb.sflcb import Steps, sflcb, start, warm_start
+from reproven.papers.sflcb.sflcb import State, Steps, sflcb, start, warm_start
 from reproven.papers.sflcb.variants import adaptive_rho, delta_continuation, scale_rows
 
 
@@ -48,6 +49,46 @@ def test_mismatched_shapes_and_parameters_are_named(easy: LCQP) -> None:
         sflcb(easy, state, iterations=1, delta=0.1, rho=-1.0, steps=Steps.common(0.1))
     with pytest.warns(UserWarning, match=r"rho = 5 is not below the bound 0\.9"):
         sflcb(easy, state, iterations=1, delta=0.1, rho=5.0, steps=Steps.common(0.1))
+
+
+def test_bad_states_and_numbers_are_named(easy: LCQP) -> None:
+    state = start(easy, np.zeros(5), np.zeros(8))
+    steps = Steps.common(0.1)
+
+    def run_from(bad: State, iterations: int = 1, steps: Steps = steps) -> None:
+        sflcb(easy, bad, iterations=iterations, delta=0.1, rho=0.5, steps=steps)
+
+    with pytest.raises(ValueError, match=r"z has 7 entries, A has 8 columns"):
+        run_from(replace(state, z=np.zeros(7)))
+    with pytest.raises(ValueError, match=r"u has shape \(3,\), needs \(4,\): one entry a constraint row"):
+        run_from(replace(state, u=np.zeros(3)))
+    with pytest.raises(ValueError, match=r"batch shapes \(2,\) and \(3,\)"):
+        start(easy, np.zeros((2, 5)), np.zeros((3, 8)))
+    with pytest.raises(ValueError, match=r"x\[2\] is nan: replace entries"):
+        run_from(replace(state, x=np.array([0, 0, np.nan, 0, 0])))
+    with pytest.raises(ValueError, match=r"x is a Tensor and A a ndarray: use one library"):
+        start(easy, torch.zeros(5), np.zeros(8))
+    with pytest.raises(ValueError, match="iterations = 0 must be at least 1"):
+        run_from(state, iterations=0)
+    with pytest.raises(ValueError, match=r"eta_y = -0\.1 must be positive"):
+        run_from(state, steps=replace(steps, y=-0.1))
+    with pytest.raises(ValueError, match=r"eta_u = 0 must be positive"):
+        run_from(state, steps=replace(steps, u=0.0))
+    holed = easy.a.copy()
+    holed[1, 2] = np.inf
+    with pytest.raises(ValueError, match=r"A\[1, 2\] is inf"):
+        BilevelProblem(easy.f, easy.g, holed, easy.b_x, easy.rhs)
+    with pytest.raises(ValueError, match="update 'nonsense' is not one of"):
+        SFLCB(update="nonsense")
+
+
+def test_frozen_x_finds_the_lower_solution(easy: LCQP) -> None:
+    # Corollary 5.5: Algorithm 1 with x held is a start for an A without full row rank.
+    x = np.random.default_rng(1).standard_normal(5)
+    steps = Steps(0.0, 0.05, 0.05, 0.5, 0.5)
+    end = sflcb(easy, start(easy, x, np.zeros(8)), iterations=8000, delta=0.01, rho=0.6, steps=steps).state
+    np.testing.assert_array_equal(end.x, x)
+    np.testing.assert_allclose(end.z, easy.lower(x).y, atol=1e-5)
 
 
 def test_curvature_check(easy: LCQP) -> None:
@@ -188,6 +229,55 @@ def test_three_node_closed_form_and_published_reset() -> None:
     assert not balances[np.arange(problem.K), problem.pairs[:, 1]].any()
 
 
+def test_published_blocc_nears_the_ideal_of_its_penalty() -> None:
+    problem = Transport(three_node(), published_duals=True)
+    start_x = np.full((1, problem.dx), 0.65)
+    trace = run(BLOCCTransport(), problem, start_x, np.zeros((1, problem.dy)), {}, iterations=20_000)
+    built = [k for k, (i, j) in enumerate(problem.columns.tolist()) if {i, j} == {0, 1}]
+    # gamma = 4; its inner loops stop early, which leaves more than the closed form's own rounding.
+    np.testing.assert_allclose(trace.x[-1][0, built], three_node_capacity(0.25), atol=0.03)
+    assert problem.imbalance(trace.y[-1]).max() < 0.02
+    diagonal = problem.columns[:, 0] == problem.columns[:, 1]
+    np.testing.assert_array_equal(trace.x[-1][0, diagonal], 1e-3)
+    assert trace.state.inner >= 2 * 20_000
+
+
+def test_published_blocc_inner_step_by_hand() -> None:
+    # One step of the plain level from shares 0.01, no flow, no multipliers, written out for one pair.
+    problem = Transport(three_node(), published_duals=True)
+    method = BLOCCTransport()
+    method.LIMIT = 1
+    first = method.init(problem, np.full((1, problem.dx), 0.5), np.zeros((1, problem.dy)), {}).plain[0]
+    after, count = method._solve(problem, np.full(problem.dx, 0.5), first, None)
+    assert count == 1
+    pair = problem.pairs.tolist().index([0, 1])
+    np.testing.assert_allclose(after.balance[pair], [-0.4 * 0.01, 0.4 * 0.01, 0.0], atol=1e-15)
+    np.testing.assert_allclose(after.capacity, 0.0, atol=0)
+    slope = np.log(0.01 / 0.99) - 3.0 + 0.4 * 0.01 + 0.4 * 0.01
+    assert after.share[pair] == pytest.approx(0.01 - 0.01 * slope, abs=1e-14)
+    link = problem.columns.tolist().index([0, 1])
+    assert after.flow[pair, link] == 0.0  # 0 - 0.01 (1 - 0.008) is clipped
+
+
+def test_tuning_for_cost_ranks_by_the_first_hit() -> None:
+    path = np.array([[1.0, 1.0, 1.0], [0.009, 0.5, 0.5], [0.2, 0.01, 0.4]])
+    spent = share_spent(path, np.array([0.0, 0.3, 1.0]), 0.01)
+    np.testing.assert_allclose(spent, [0.3, 1.0, 1.4])
+
+
+def test_tuner_for_cost_and_for_the_end_may_differ(easy: LCQP) -> None:
+    batch = stack([easy])
+    base, x = easy.certificate().upper, np.zeros((1, 1, 5))
+    first = easy.phi(x[0, 0]) - base
+
+    def score(points: np.ndarray, _: np.ndarray) -> np.ndarray:
+        return np.array([[(easy.phi(p) - base) / first for p in row] for row in points])
+
+    settings = {"eta_x": [0.02, 0.1], "decay": 0.0}
+    chosen = tune(ImplicitGradient(), batch, x, np.zeros((1, 1, 8)), settings, score, solves=200, reach=0.5)
+    assert chosen == {"eta_x": 0.1, "decay": 0.0}
+
+
 def test_variants_keep_the_solution(easy: LCQP) -> None:
     scaled = scale_rows(easy)
     np.testing.assert_allclose(np.linalg.norm(scaled.a, axis=1), 1.0, atol=1e-12)
@@ -223,6 +313,9 @@ def test_tuner_picks_the_better_candidate_and_counts_costs(easy: LCQP) -> None:
     assert chosen == {"eta_x": 0.1, "decay": 0.0}
     trace = run(method, easy, np.zeros(5), np.zeros(8), {}, gradients=1000, solves=12, checkpoints=3)
     assert trace.solves[-1] == trace.gradients[-1] == 12
+    short = run(method, easy, np.zeros(5), np.zeros(8), {}, iterations=10**6, seconds=0.02)
+    assert 0.02 < short.seconds[-1] < 1
+    assert len(short.x) == len(short.seconds) == len(short.gradients) == len(short.fraction)
     with pytest.raises(ValueError, match="no budget"):
         run(method, easy, np.zeros(5), np.zeros(8), {})
 

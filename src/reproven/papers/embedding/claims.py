@@ -3,14 +3,40 @@ deterministic, so a run either obeys or does not, and no mean over runs is invol
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from reproven.harness.claims import claim_test, groups, paired, per_seed
+from reproven.harness.claims import claim_test, groups, paired, per_seed, slope_within
 from reproven.harness.decision import Decision
+
+
+def _complete(data: pd.DataFrame, samples: list[str], axis: str) -> tuple[pd.DataFrame, str]:
+    """Return the samples that were measured at every point of `axis`, and a note on those left out."""
+    points = data.groupby(samples)[axis].transform("nunique")
+    kept = data[points == data[axis].nunique()]
+    count = data[samples].drop_duplicates().shape[0] - kept[samples].drop_duplicates().shape[0]
+    return kept, f"; {count} samples are not at every {axis} and are left out" if count else ""
+
+
+@claim_test(exact=False)
+def complete_slope_within(
+    data: pd.DataFrame,
+    *,
+    samples: list[str],
+    confidence: float,
+    x: str,
+    low: float,
+    high: float,
+    log: bool = True,
+) -> Decision:
+    """Decide as `slope_within`, on the samples that were measured at every point of `x`."""
+    kept, note = _complete(data, samples, x)
+    found = slope_within(kept, samples=samples, confidence=confidence, x=x, low=low, high=high, log=log)
+    return replace(found, reason=found.reason + note)
 
 
 @claim_test(exact=True)
@@ -39,12 +65,22 @@ def equal_sides(
 
 @claim_test(exact=True)
 def each_rises(
-    data: pd.DataFrame, *, samples: list[str], confidence: float, axis: str, order: list[Any]
+    data: pd.DataFrame,
+    *,
+    samples: list[str],
+    confidence: float,
+    axis: str,
+    order: list[Any],
+    complete: bool = False,
 ) -> Decision:
-    """Decide that in each sample the value rises strictly along `order` of `axis`; reports the least step."""
+    """Decide that in each sample the value rises strictly along `order` of `axis`; reports the least step.
+
+    complete: leave out samples that were not measured at every point of `axis` (the reason counts them).
+    """
+    data, note = _complete(data, samples, axis) if complete else (data, "")
     steps = [paired(data, samples, axis, a, b) for a, b in pairwise(order)]
     least = min(float((t["b"] - t["a"]).min()) for t in steps)
-    reason = f"least step {least:.4g} over {len(steps)} steps of {len(steps[0])} runs"
+    reason = f"least step {least:.4g} over {len(steps)} steps of {len(steps[0])} runs{note}"
     verdict = "holds" if least > 0 else "violated"
     return Decision(verdict, least, least, least, len(steps[0]), reason, per_seed(data, ""))
 

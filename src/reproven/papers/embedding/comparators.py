@@ -101,6 +101,16 @@ def compatible_embedding(
     return widen(model, path, assignment, [1.0] * len(shares), shares)
 
 
+def compatible_split(
+    model: nn.Module, layer: str, unit: int, copies: int = 2, homogeneous: bool = True,
+    generator: torch.Generator | None = None,
+) -> Widened:  # fmt: skip
+    """General compatible embedding of one unit: ``c = 1``, shares of any sign that sum to one, drawn normal."""
+    drawn = torch.randn(copies, generator=_needed(generator), dtype=torch.float64)
+    shares = (drawn + (1 - drawn.sum()) / copies).tolist()
+    return scaled_split(model, layer, unit, [1.0] * copies, shares, homogeneous)
+
+
 def independent_wide(
     model: nn.Module, layer: str, unit: int, copies: int = 2, homogeneous: bool = True,
     generator: torch.Generator | None = None,

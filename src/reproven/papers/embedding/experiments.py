@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from reproven.harness.context import Context
+from reproven.harness.errors import did_you_mean
 from reproven.papers.embedding import nets, toys
 from reproven.papers.embedding.optimisers import GradientRule
 from reproven.papers.embedding.splitting import Embedding, random_coefficients, split_layer
 from reproven.papers.embedding.stacked import Batch, Stack, StackedNet, stack_embeddings, stack_models
 from reproven.papers.embedding.structure import module_named, units_of
 from reproven.papers.embedding.trajectory import PairRecord, train_pairs
-from reproven.papers.embedding.transverse import growth_rates
+from reproven.papers.embedding.trajectory_reference import train_pair
+from reproven.papers.embedding.transverse import fitted_rate, growth_rates
 
 # ---------------------------------------------------------------- Table 1
 
@@ -56,6 +59,13 @@ TOYS = {
     "exp4_fresh": Toy(123, 0.1, 2.0, batch=16, repeat=False, apart=True),
     "exp5_paper": Toy(42, 0.001, pool=2, separable_images=True),
 }
+
+
+def toy_named(name: str) -> Toy:
+    """Return a row of Table 1; a ValueError names near misses."""
+    if name not in TOYS:
+        raise ValueError(f"no row {name!r} of Table 1{did_you_mean(name, list(TOYS))}")
+    return TOYS[name]
 
 
 @dataclass
@@ -103,10 +113,12 @@ def draw_toy(toy: Toy, seed: int, coefficients: str | Sequence[float]) -> ToyPai
     return ToyPair(model, x, y, split_layer(model, "0", c)[1], g)
 
 
-def toy_batches(toy: Toy, net: StackedNet, pairs: Sequence[ToyPair]) -> tuple[Callable[[int], Batch], ...]:
-    """Return the batches of the narrow networks and, where they differ, of the wide ones."""
-    x = net.inputs_of_pairs(torch.stack([p.x for p in pairs])).contiguous()
-    y = torch.stack([p.y for p in pairs])
+def toy_batches(
+    toy: Toy, net: StackedNet, pairs: Sequence[ToyPair], device: str = "cpu"
+) -> tuple[Callable[[int], Batch], ...]:
+    """Return the batches of the narrow networks and, where they differ, of the wide ones, on `device`."""
+    x = net.inputs_of_pairs(torch.stack([p.x for p in pairs])).contiguous().to(device)
+    y = torch.stack([p.y for p in pairs]).to(device)
     n = y.shape[1]
     if not toy.batch:
         whole = Batch(x, y, torch.full_like(y, 1.0 if toy.total else 1 / n))
@@ -122,7 +134,7 @@ def toy_batches(toy: Toy, net: StackedNet, pairs: Sequence[ToyPair]) -> tuple[Ca
         def at(step: int) -> Batch:
             if toy.repeat and len(cycle) == per_epoch:
                 return cycle[step % per_epoch]
-            index, weight = source(step)
+            index, weight = (v.to(device) for v in source(step))
             batch = Batch(x.gather(2, index[:, None].expand(-1, x.shape[1], -1)), y.gather(1, index), weight)
             if toy.repeat:
                 cycle.append(batch)
@@ -138,12 +150,12 @@ def table_1(ctx: Context, *, exp: str, seed: list[int], coefficients: list[str],
 
     exp: a key of TOYS. seed: added to the released one. Same-seed pairs share data, start and batches.
     """
-    toy = TOYS[exp]
+    toy = toy_named(exp)
     pairs = [draw_toy(toy, s, c) for c in coefficients for s in seed]
     for p, q in zip(pairs, pairs[len(seed) :], strict=False):  # coefficients share the batches of their seed
         q.generator.set_state(p.generator.get_state())
     net = StackedNet.of(pairs[0].model, side=5)
-    sources = toy_batches(toy, net, pairs)
+    sources = toy_batches(toy, net, pairs, ctx.device)
     rates: list[Tensor] = []
 
     def watch(step: int, narrow: Stack, wide: Stack) -> None:
@@ -153,7 +165,7 @@ def table_1(ctx: Context, *, exp: str, seed: list[int], coefficients: list[str],
 
     record = train_pairs(
         net,
-        stack_models([p.model for p in pairs]),
+        {n: v.to(ctx.device) for n, v in stack_models([p.model for p in pairs]).items()},
         stack_embeddings([p.embedding for p in pairs]),
         sources[0],
         GradientRule(toy.lr),
@@ -178,6 +190,53 @@ def table_1(ctx: Context, *, exp: str, seed: list[int], coefficients: list[str],
             _record_boundary(ctx, net, p, record, i, where)
 
 
+def autograd_pairs(
+    ctx: Context, *, exp: str, seed: list[int], steps: int, low: float = 1e-12, high: float = 1e-9
+) -> None:
+    """Train pairs of a full-batch row of Table 1 as the released code does: two autograd passes a step.
+
+    The arithmetic of stacks rounds equal copies alike, and the errors of Exp. 5 are growing rounding: its logged
+    errors can be compared only with the released arithmetic. low, high: window of the fitted rate of growth.
+    """
+    toy = toy_named(exp)
+    if toy.batch or toy.total:
+        raise ValueError(f"exp={exp!r} is no full-batch row with the mean loss: use table_1")
+    for done, s in enumerate(seed):
+        pair = draw_toy(toy, s, "uniform")
+        units = units_of(module_named(pair.model, "0"))
+        wide, T = split_layer(pair.model, "0", [[2**-0.5] * 2] * units)
+
+        def batches(pair: ToyPair = pair, done: int = done) -> Iterator[tuple[Tensor, Tensor]]:
+            for step in range(steps):
+                if step % 1000 == 0:
+                    ctx.progress((done + step / steps) / len(seed), exp)
+                yield pair.x, pair.y
+
+        errors, losses = train_pair(pair.model, wide, T, batches(), partial(torch.optim.SGD, lr=toy.lr))
+        where: dict[str, Any] = {"exp": exp, "seed": s, "coefficients": "uniform"}
+        _record_curve(ctx, errors, losses, where)
+        sizes = [torch.nn.utils.get_total_norm(list(m.parameters())) for m in (pair.model, wide)]
+        for side, size in zip(("narrow", "wide"), sizes, strict=True):
+            ctx.record("final_norm", float(size), unit="1", side=side, **where)
+        times = toy.lr * np.arange(1, steps + 1)
+        rate, points = fitted_rate(times, np.asarray(errors), low, high)
+        if points >= 5:
+            ctx.record("growth_rate", rate, unit="1/time", **where)
+
+
+def _record_curve(ctx: Context, errors: list[float], losses: list[float], where: dict[str, Any]) -> None:
+    """Record error and loss of one pair at the usual steps, and the largest error of all steps."""
+    kept, worst = record_steps(len(errors)), max(errors)
+    for metric, values in (
+        ("error", errors),
+        ("loss_narrow", losses),
+        ("log10_error", np.log10(np.maximum(errors, 1e-300)).tolist()),
+    ):
+        ctx.record_many(metric, [values[k - 1] for k in kept], unit="1", step=kept, **where)
+    ctx.record("max_error", worst, unit="1", direction="lower", **where)
+    ctx.record("log10_max_error", float(np.log10(max(worst, 1e-300))), unit="1", direction="lower", **where)
+
+
 def _times(record: PairRecord, toy: Toy) -> list[float]:
     return [toy.lr * s for s in record.steps]
 
@@ -189,7 +248,7 @@ def _record_boundary(
     angles = np.linspace(0, 2 * np.pi, 721)
     points = torch.from_numpy(np.stack([np.cos(angles), np.sin(angles)]))
     for side, stack in (("narrow", record.narrow), ("wide", record.wide)):
-        out = net.outputs({n: v[i : i + 1] for n, v in stack.items()}, points)[0].numpy()
+        out = net.outputs({n: v[i : i + 1].cpu() for n, v in stack.items()}, points)[0].numpy()
         ctx.record_many("output_on_circle", out, unit="1", side=side, angle=angles, **where)
     ctx.record_many(
         "label", pair.y.tolist(), unit="1", x0=pair.x[:, 0].tolist(), x1=pair.x[:, 1].tolist(), **where

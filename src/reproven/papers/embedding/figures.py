@@ -281,8 +281,30 @@ def growth(data: pd.DataFrame) -> Figure:
     return fig
 
 
+def released_growth(data: pd.DataFrame) -> Figure:
+    """Error and loss of Exp. 5 in the released arithmetic by step, with the fitted rate of growth."""
+    fig, axes = _grid(2, height=3.2)
+    error, loss = (_pick(data, m, seed=0).sort_values("step") for m in ("error", "loss_narrow"))
+    axes[0].plot(error["step"], error["value"].clip(lower=FLOOR), label="error", **STYLES[0])
+    rates = _pick(data, "growth_rate", seed=0)["value"]
+    late = error[error["value"] > 1e-12]
+    if len(rates) and len(late):
+        at, first = 0.001 * late["step"].to_numpy(), late["value"].iloc[0]
+        line = first * np.exp(rates.iloc[0] * (at - at[0]))
+        axes[0].plot(late["step"], line, label=f"fitted rate {rates.iloc[0]:.3f} per time", **STYLES[1])
+    axes[0].set(yscale="log", xlabel="step", ylabel=r"$\|\eta - T\theta\|_2$")
+    axes[1].plot(loss["step"], loss["value"], label="narrow", **STYLES[0])
+    axes[1].set(xlabel="step", ylabel="mean exponential loss")
+    for ax in axes:
+        ax.grid(alpha=0.3)
+        ax.legend(fontsize=8)
+    fig.suptitle("Exp. 5, two autograd passes a step, released seed (one run, so no interval)")
+    return fig
+
+
 def loss_after_escape(data: pd.DataFrame) -> Figure:
     """Loss of narrow and wide networks against time: the wide one starts to use its width after its escape."""
+    data = data[data["precision"] == "float64"]
     names = [s for s in _names(data, "split") if s != "uniform"]
     fig, axes = _grid(len(names), height=3.2)
     for ax, split in zip(axes, names, strict=True):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from reproven.harness.context import Context
-from reproven.papers.embedding import kkt, nets
+from reproven.papers.embedding import kkt, nets, toys
 from reproven.papers.embedding.condensation import ray_distance
 from reproven.papers.embedding.experiments import (
     TOYS,
@@ -71,18 +71,30 @@ def _split_all(model: nn.Module, layers: Sequence[str], g: torch.Generator) -> t
     return wide, T
 
 
+def _minibatches(batch: Batch, size: int, generator: torch.Generator) -> Callable[[int], Batch]:
+    """Return fresh shuffles of a shared full batch, cut into `size` samples: the same for all pairs and sides."""
+    order = toys.LoaderOrder(len(batch.y), generator)
+    source = toys.batch_source([order.epoch], size, repeat=False)
+
+    def at(step: int) -> Batch:
+        index, weight = (v[0].to(batch.x.device) for v in source(step))
+        return Batch(batch.x[:, index], batch.y[index], weight)
+
+    return at
+
+
 def _run_rule(
-    ctx: Context, net: StackedNet, narrow: Stack, embedding: StackedEmbedding, batch: Batch, rule: Rule,
-    steps: int, where: list[dict[str, Any]], wide: Stack | None = None,
+    ctx: Context, net: StackedNet, narrow: Stack, embedding: StackedEmbedding, batches: Callable[[int], Batch],
+    rule: Rule, steps: int, where: list[dict[str, Any]], wide: Stack | None = None,
 ) -> None:  # fmt: skip
-    """Train a stack of pairs on full batches and record errors and final losses, one column a pair."""
+    """Train a stack of pairs on the same batches and record errors and final losses, one column a pair."""
     seen: list[Tensor] = []
 
     def watch(step: int, theta: Stack, eta: Stack) -> None:
         seen.append(relative_error(embedding, theta, eta))
 
     record = train_pairs(
-        net, narrow, embedding, lambda step: batch, rule, steps,
+        net, narrow, embedding, batches, rule, steps,
         records=record_steps(steps, 30), loss="logistic", wide=wide, watch=watch, every_step=False,
     )  # fmt: skip
     table = torch.stack(seen)
@@ -95,12 +107,17 @@ def _run_rule(
 
 
 def optimisers(
-    ctx: Context, *, seed: list[int], steps: int, widths: Sequence[int], classes: Sequence[int]
-) -> None:
+    ctx: Context, *, seed: list[int], batches: list[str], steps: int, widths: Sequence[int],
+    classes: Sequence[int], size: int = 64,
+) -> None:  # fmt: skip
     """Train pairs under each update rule (C9): all hidden units split in two with random coefficients.
 
-    widths: of the hidden layers. Methods are update rules; all see the same starts and data.
+    widths: of the hidden layers. batches: ``full``, or ``mini``: fresh shuffles in batches of `size`, the same for
+    both networks (SGD). Methods are update rules; all see the same starts, data and batches.
     """
+    unknown = set(batches) - {"full", "mini"}
+    if unknown:
+        raise ValueError(f"batches={sorted(unknown)} must be 'full' or 'mini'")
     x, y = _pixels(ctx, classes)
     models, maps = [], []
     for s in seed:
@@ -113,8 +130,14 @@ def optimisers(
     batch = _whole(ctx, net, x, y)
     narrow, embedding = stack_models(models), stack_embeddings(maps)
     for done, (method, rule) in enumerate(ctx.methods.items()):
-        where = [{"method": method, "seed": s} for s in seed]
-        _run_rule(ctx, net, narrow, embedding, batch, rule, steps, where)
+        for kind in batches:
+            source = (
+                _constant(batch)
+                if kind == "full"
+                else _minibatches(batch, size, ctx.torch_generator("order"))
+            )
+            where = [{"method": method, "batches": kind, "seed": s} for s in seed]
+            _run_rule(ctx, net, narrow, embedding, source, rule, steps, where)
         ctx.progress((done + 1) / len(ctx.methods), method)
 
 
@@ -143,7 +166,7 @@ def starts(
         net = StackedNet.of(models[0])
         where = [{"method": method, "seed": s} for s in seed]
         _run_rule(
-            ctx, net, stack_models(models), stack_embeddings(maps), _whole(ctx, net, x, y),
+            ctx, net, stack_models(models), stack_embeddings(maps), _constant(_whole(ctx, net, x, y)),
             GradientRule(lr), steps, where, wide=stack_models(wides),
         )  # fmt: skip
         ctx.progress((done + 1) / len(ctx.methods), method)
@@ -317,6 +340,9 @@ def instability(
     both networks; the error is always taken in double precision. low, high: window of the float64 fit; other
     precisions start at their own rounding level. An escape is an error above 1 % of the norm.
     """
+    unknown = [p for p in precision if p not in PRECISIONS]
+    if unknown:
+        raise ValueError(f"precision {unknown[0]!r} is not one of {', '.join(PRECISIONS)}")
     toy = Toy(TOYS["exp5"].released_seed, lr)
     pairs = [
         draw_toy(toy, s, c if c == "uniform" else [float(v) for v in c.split(",")])
@@ -324,7 +350,9 @@ def instability(
         for s in seed
     ]
     for done, name in enumerate(precision):
-        times, table = _run_precision(toy, pairs, PRECISIONS[name], range(every, steps + 1, every), steps)
+        times, table = _run_precision(
+            toy, pairs, PRECISIONS[name], range(every, steps + 1, every), steps, ctx.device
+        )
         for i in range(len(pairs)):
             where: dict[str, Any] = {
                 "precision": name,
@@ -337,16 +365,24 @@ def instability(
 
 
 def _run_precision(
-    toy: Toy, pairs: Sequence[ToyPair], dtype: torch.dtype, kept: range, steps: int
+    toy: Toy, pairs: Sequence[ToyPair], dtype: torch.dtype, kept: range, steps: int, device: str
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Train pairs in `dtype`; return times and, in double precision, errors, norms, rates and losses."""
     net = StackedNet.of(pairs[0].model, side=5)
-    exact = toy_batches(toy, net, pairs)[0](0)
+    exact = toy_batches(toy, net, pairs, device)[0](0)
     batch = Batch(exact.x.to(dtype), exact.y.to(dtype), exact.weight.to(dtype))
     embedding = stack_embeddings([p.embedding for p in pairs])
     precise = embedding.to(exact.x)
-    narrow = {n: v.to(dtype) for n, v in stack_models([p.model for p in pairs]).items()}
-    rows: dict[str, list[Tensor]] = {"error": [], "sigma": [], "norm": [], "narrow": [], "wide": []}
+    narrow = {n: v.to(device, dtype) for n, v in stack_models([p.model for p in pairs]).items()}
+    rows: dict[str, list[Tensor]] = {
+        "error": [],
+        "sigma": [],
+        "norm": [],
+        "narrow": [],
+        "wide": [],
+        "moved": [],
+    }
+    before: Stack = {}
 
     def watch(step: int, theta: Stack, eta: Stack) -> None:
         left, right = ({n: v.to(FLOAT) for n, v in side.items()} for side in (theta, eta))
@@ -355,6 +391,9 @@ def _run_precision(
         rows["sigma"].append(growth_rates(net, left, exact).amax(1))
         rows["narrow"].append(net.loss_and_gradient(left, exact)[0])
         rows["wide"].append(net.loss_and_gradient(right, exact)[0])
+        rows["moved"].append(norm({n: left[n] - before.get(n, left[n]) for n in left}) / rows["norm"][-1])
+        if step <= steps // 2:
+            before.update({n: v.clone() for n, v in left.items()})
 
     rule = GradientRule(toy.lr)
     record = train_pairs(
@@ -362,7 +401,7 @@ def _run_precision(
         records=kept, watch=watch, every_step=False,
     )  # fmt: skip
     times = toy.lr * np.asarray(record.steps, dtype=float)
-    return times, {key: torch.stack(value).numpy() for key, value in rows.items()}
+    return times, {key: torch.stack(value).cpu().numpy() for key, value in rows.items()}
 
 
 def _record_escape(
@@ -383,8 +422,7 @@ def _record_escape(
     level = 0.01 * column["norm"]
     escape = crossing_time(times, error / level, 1.0)
     ctx.record("escaped", float(np.isfinite(escape)), unit="1", **where)
-    moved = float(abs(column["narrow"][-1] - column["narrow"][len(times) // 2]))
-    ctx.record("late_loss_change", moved, unit="1", **where)
+    ctx.record("late_movement", float(column["moved"][-1]), unit="1", **where)
     ctx.record("final_sigma_max", float(sigma[-1]), unit="1/time", **where)
     if np.isfinite(escape):
         until = np.concatenate([times[times < escape], [escape]])

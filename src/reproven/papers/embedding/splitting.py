@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -130,8 +132,11 @@ def split(
     4
     """
     path = find_path(model, layer)
-    units = [unit] if isinstance(unit, int) else list(unit)
-    rows = [coefficients] if isinstance(unit, int) else list(coefficients)
+    units = [unit] if isinstance(unit, int) else _listed(unit, "unit", "an index or a list of indices")
+    if any(isinstance(j, bool) or not isinstance(j, int) for j in units):
+        raise ValueError(f"unit={unit!r} must be an index or a list of indices")
+    given = _listed(coefficients, "coefficients", "a list of numbers, or one such list a unit")
+    rows = [given] if isinstance(unit, int) else given
     if len(rows) != len(units):
         raise ValueError(f"{len(units)} units need {len(units)} lists of coefficients, not {len(rows)}")
     width = units_of(module_named(model, layer))
@@ -141,15 +146,25 @@ def split(
     for j, c in zip(units, rows, strict=True):
         if not 0 <= j < width:
             raise ValueError(f"unit {j} is out of range: layer {layer!r} has units 0 to {width - 1}")
-        check_coefficients(c)  # type: ignore[arg-type]
-        chosen[j] = c  # type: ignore[assignment]
+        check_coefficients(c)
+        chosen[j] = c
     index = [j for j in range(width) for _ in chosen.get(j, [1.0])]
     scale = [c for j in range(width) for c in chosen.get(j, [1.0])]
     return widen(model, path, index, scale, scale)
 
 
+def _listed(value: Any, name: str, what: str) -> list[Any]:
+    """Return `value` as a list; ValueError where it is none."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise ValueError(f"{name}={value!r} must be {what}")
+    return list(value)
+
+
 def check_coefficients(coefficients: Sequence[float]) -> None:
     """Raise ValueError unless every c_i >= 0 and sum c_i^2 = 1 (to 1e-12)."""
+    coefficients = _listed(coefficients, "coefficients", "a list of numbers, one list a unit")
+    if not all(isinstance(c, Real) for c in coefficients):
+        raise ValueError(f"coefficients {coefficients} must be numbers")
     if not len(coefficients):
         raise ValueError("no coefficients given: a unit must be split into at least one copy")
     if not all(math.isfinite(c) and c >= 0 for c in coefficients):

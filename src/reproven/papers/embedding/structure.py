@@ -25,13 +25,13 @@ POOLS = (
 )  # fmt: skip
 NORMS = (
     nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.LayerNorm, nn.GroupNorm,
-    nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
+    nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.RMSNorm, nn.LocalResponseNorm,
 )  # fmt: skip
-HOMOGENEOUS_CALLS = {
-    F.relu, torch.relu, F.leaky_relu, torch.abs,
+POOL_CALLS = {
     F.avg_pool1d, F.avg_pool2d, F.avg_pool3d, F.adaptive_avg_pool1d, F.adaptive_avg_pool2d,
     F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool1d, torch.max_pool2d, torch.max_pool3d,
 }  # fmt: skip
+HOMOGENEOUS_CALLS = {F.relu, torch.relu, F.leaky_relu, torch.abs, *POOL_CALLS}
 HOMOGENEOUS_METHODS = {"relu", "abs", "contiguous", "clone"}
 FLATTEN_METHODS = {"flatten", "view", "reshape"}
 SHAPE_METHODS = {"size", "dim"}
@@ -78,6 +78,7 @@ def find_path(model: nn.Module, layer: str, *, homogeneous: bool = True) -> Path
         raise ValueError(f"layer {layer!r} is a {type(producer).__name__}; split a Linear or a Conv layer")
     _refuse_groups(layer, producer)
     _refuse_shared(model, layer)
+    _refuse_computed(model, layer)
     graph = _trace(model)
     calls = [n for n in graph.nodes if n.op == "call_module" and n.target == layer]
     if len(calls) != 1:
@@ -86,17 +87,20 @@ def find_path(model: nn.Module, layer: str, *, homogeneous: bool = True) -> Path
             "the split is exact only for a layer that is called once"
         )
     modules = dict(model.named_modules())
-    node, steps, flattened = calls[0], [], False
+    node, steps, flattened, pooled = calls[0], [], False, False
     while True:
         node = _only_user(node, layer)
         kind = _kind(node, modules, layer, homogeneous)
         if kind == "weighted":
             break
         flattened |= kind == "flatten"
+        pooled |= _pools(node, modules)
         steps.append(_step(node, modules))
     consumer = modules[str(node.target)]
     _refuse_groups(str(node.target), consumer)
     _refuse_shared(model, str(node.target))
+    _refuse_computed(model, str(node.target))
+    _refuse_mixing(layer, producer, str(node.target), consumer, flattened, pooled)
     group = 1
     if isinstance(consumer, nn.Linear):
         group, rest = divmod(consumer.in_features, units_of(producer))
@@ -104,6 +108,11 @@ def find_path(model: nn.Module, layer: str, *, homogeneous: bool = True) -> Path
             raise ValueError(
                 f"layer {node.target!r} reads {consumer.in_features} inputs, no multiple of the "
                 f"{units_of(producer)} units of {layer!r}: flatten channel first"
+            )
+        if group > 1 and isinstance(producer, nn.Linear):
+            raise ValueError(
+                f"layer {node.target!r} reads {group} values of each unit of the linear layer {layer!r}, flattened "
+                "with the units last: only channels, which come first, can be split before a flatten"
             )
     return Path(layer, str(node.target), group, tuple(steps), flattened)
 
@@ -131,6 +140,39 @@ def _refuse_shared(model: nn.Module, layer: str) -> None:
                 f"parameter {name!r} of layer {layer!r} is shared with another layer: a split would scale "
                 "both, and the principle does not apply; untie the weights first"
             )
+
+
+def _refuse_computed(model: nn.Module, layer: str) -> None:
+    if "weight" not in dict(module_named(model, layer).named_parameters(recurse=False)):
+        raise ValueError(
+            f"the weight of layer {layer!r} is computed from other parameters (weight or spectral norm), which do not "
+            "scale with it: remove the reparametrisation first"
+        )
+
+
+def _refuse_mixing(
+    layer: str, producer: nn.Module, consumer: str, reader: nn.Module, flattened: bool, pooled: bool
+) -> None:
+    """Refuse ways on which the reader does not read along the units of the producer."""
+    linear = isinstance(producer, nn.Linear)
+    if linear and pooled:
+        raise ValueError(
+            f"pooling after the linear layer {layer!r} runs over its units and mixes copies with others: only the "
+            "positions of a channel can be pooled"
+        )
+    if linear and isinstance(reader, CONV):
+        raise ValueError(
+            f"conv layer {consumer!r} does not read along the units of the linear layer {layer!r}, which come last"
+        )
+    if not linear and isinstance(reader, nn.Linear) and not flattened:
+        raise ValueError(
+            f"linear layer {consumer!r} reads along the width of the images of {layer!r}, not its channels: "
+            "flatten in between"
+        )
+
+
+def _pools(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    return isinstance(modules.get(str(node.target)), POOLS) or node.target in POOL_CALLS
 
 
 def _only_user(node: fx.Node, layer: str) -> fx.Node:

@@ -6,6 +6,7 @@ Bit for bit the compiled loop of `learner` (the same compiled functions), for us
 from __future__ import annotations
 
 import json
+import numbers
 import os
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -89,7 +90,11 @@ class Deferrer:
     ) -> None:
         if n_labels < 0 or dimension < 1:
             raise ValueError(f"n_labels is {n_labels} and dimension {dimension}: give at least 0 and 1")
-        if horizon is not None and horizon < 1:
+        if rho is not None and not 0 < rho < np.inf:
+            raise ValueError(f"rho is {rho}: give a positive bound on the length of (x, 1), or None")
+        if n_experts is not None and n_experts < 0:
+            raise ValueError(f"n_experts is {n_experts}: give at least 0, or None")
+        if horizon is not None and not (isinstance(horizon, numbers.Integral) and horizon >= 1):
             raise ValueError(f"horizon is {horizon}: give at least one round, or schedule='anytime'")
         if method.feedback == "label_after_deferral" and n_labels == 0:
             raise ValueError("feedback 'label_after_deferral' needs labels: use 'bandit' with n_labels=0")
@@ -136,6 +141,8 @@ class Deferrer:
         pending = self._pending
         if pending is None:
             raise ValueError("feedback without a pending decision: call decide first")
+        if not isinstance(feedback, Feedback):
+            raise ValueError(f"feedback is {feedback!r}: give Feedback(cost=...)")
         costs = self._costs(feedback, pending)
         k = len(pending.pool)
         kernels.learn_round(
@@ -169,7 +176,7 @@ class Deferrer:
         os.replace(partial, target)
 
     def load(self, path: str | Path) -> None:
-        """Continue from a saved state; its method, labels, dimension and horizon must be this learner's."""
+        """Continue exactly from a saved state; it must come from a learner built with the same arguments."""
         meta, arrays = _read(path)
         for key, mine in self._shape().items():
             if meta.get(key) != mine:
@@ -177,22 +184,26 @@ class Deferrer:
                     f"saved state in {path} has {key} {meta.get(key)!r}, this learner {mine!r}: "
                     f"build the learner with the saved {key}"
                 )
+        strangers = set() if self.roster is None else set(meta["experts"]) - self.roster
+        if strangers:
+            raise ValueError(
+                f"saved state in {path} knows expert {min(map(str, strangers))!r}: add it to the roster"
+            )
         fresh = self.method.new_state(self.n_labels + len(meta["experts"]), self.dimension + 1)
         state = State(*(arrays[f"state_{name}"] for name in State._fields))
         for name, value in fresh._asdict().items():
             found = getattr(state, name)
-            if found.shape != value.shape or not np.isfinite(found).all():
+            if found.shape != value.shape or found.dtype != value.dtype or not np.isfinite(found).all():
                 raise ValueError(
                     f"saved state in {path} has {name} of shape {found.shape}, expected finite "
                     f"{value.shape}: save it again"
                 )
+        pending = _pending(path, meta, arrays, *fresh.weights.shape)
         rng = np.random.default_rng()
-        rng.bit_generator.state = meta["rng"]
-        pending = None
-        if meta["pending"] is not None:
-            played, gamma = meta["pending"]
-            x, pool, scores, p = (arrays[f"pending_{name}"] for name in ("x", "pool", "scores", "p"))
-            pending = _Pending(x, pool, scores, p, int(played), float(gamma))
+        try:
+            rng.bit_generator.state = meta["rng"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"saved state in {path} has no usable generator: save it again") from error
         self.experts = {name: self.n_labels + i for i, name in enumerate(meta["experts"])}
         self.state, self.rng, self._pending, self._largest = state, rng, pending, float(meta["largest"])
 
@@ -202,6 +213,8 @@ class Deferrer:
             "n_labels": self.n_labels,
             "dimension": self.dimension,
             "horizon": self.horizon,
+            "rho": self.rho,
+            "n_experts": self.n_experts,
         }
 
     def _spec(self) -> Spec:
@@ -211,7 +224,12 @@ class Deferrer:
     def _context(self, x: Sequence[float] | np.ndarray) -> np.ndarray:
         if self._pending is not None:
             raise ValueError("a decision is pending: call learn with its feedback, or discard it")
-        context = np.append(np.asarray(x, float).ravel(), 1.0)
+        try:
+            context = np.append(np.asarray(x, float).ravel(), 1.0)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"context {x!r} holds what is no number: give {self.dimension} numbers"
+            ) from error
         if len(context) != self.dimension + 1:
             raise ValueError(f"context has length {len(context) - 1}: give {self.dimension} numbers")
         if not np.isfinite(context).all():
@@ -221,7 +239,10 @@ class Deferrer:
         return context
 
     def _ids(self, available: Iterable[ExpertId]) -> list[ExpertId]:
+        if isinstance(available, str | bytes) or not isinstance(available, Iterable):
+            raise ValueError(f"available is {available!r}: give a list of expert ids")
         ids = list(available) if self.method.use_experts else []
+        ids = [int(name) if isinstance(name, np.integer) else name for name in ids]
         for name in ids:
             if not isinstance(name, int | str) or isinstance(name, bool):
                 raise ValueError(f"expert id {name!r} is neither int nor str: use one of these")
@@ -231,6 +252,11 @@ class Deferrer:
             raise ValueError(f"available experts repeat an id: {ids}; name each once")
         if not ids and self.n_labels == 0:
             raise ValueError("empty pool: without labels at least one expert must be available")
+        joined = [*self.experts, *(name for name in ids if name not in self.experts)]
+        if self.n_experts is not None and len(joined) > self.n_experts:
+            raise ValueError(
+                f"expert {joined[self.n_experts]!r} is one more than n_experts={self.n_experts}: raise it"
+            )
         return ids
 
     def _append(self, new: list[ExpertId]) -> None:
@@ -254,13 +280,14 @@ class Deferrer:
     def _costs(self, feedback: Feedback, pending: _Pending) -> np.ndarray:
         """Costs over the pool, NaN where not revealed."""
         for name, cost in [("cost", feedback.cost), *feedback.experts.items()]:
-            if not 0.0 <= cost <= 1.0:
+            if not (isinstance(cost, numbers.Real) and 0.0 <= cost <= 1.0):
                 raise ValueError(f"cost of {name!r} is {cost}: clip it, or rescale it by 1 + the largest fee")
         costs = np.full(len(pending.pool), np.nan)
         asked = pending.pool[pending.played] >= self.n_labels
         regime = self.method.feedback
         if regime == "full" or (regime == "label_after_deferral" and asked):
-            if self.n_labels and (feedback.label is None or not 0 <= feedback.label < self.n_labels):
+            known = isinstance(feedback.label, numbers.Integral) and 0 <= feedback.label < self.n_labels
+            if self.n_labels and not known:
                 raise ValueError(
                     f"label is {feedback.label}: feedback {regime!r} reveals one of 0..{self.n_labels - 1}"
                 )
@@ -282,6 +309,29 @@ class Deferrer:
                 "feedback 'full' needs the cost of every available expert: fill Feedback.experts"
             )
         return costs
+
+
+def _pending(
+    path: str | Path, meta: dict[str, Any], arrays: dict[str, np.ndarray], rows: int, dimension: int
+) -> _Pending | None:
+    """Return the saved decision that waits for its feedback; compiled code trusts its numbers, so check them."""
+    if meta["pending"] is None:
+        return None
+    played, gamma = meta["pending"]
+    x, pool, scores, p = (arrays[f"pending_{name}"] for name in ("x", "pool", "scores", "p"))
+    k = pool.size
+    sound = (
+        x.shape == (dimension,)
+        and pool.shape == scores.shape == p.shape == (k,)
+        and pool.dtype == np.int64
+        and all(a.dtype == float and np.isfinite(a).all() for a in (x, scores, p))
+        and 0 <= int(played) < k
+        and pool.min() >= 0
+        and pool.max() < rows
+    )
+    if not sound:
+        raise ValueError(f"saved state in {path} has a pending decision that does not fit: save it again")
+    return _Pending(x, pool, scores, p, int(played), float(gamma))
 
 
 def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -15,7 +15,7 @@ from reproven.papers.online_l2d.broken import BROKEN
 from reproven.papers.online_l2d.deferrer import Deferrer, Feedback
 from reproven.papers.online_l2d.learner import SURROGATES, OnlineL2D
 from reproven.papers.online_l2d.learner_reference import ReferenceLearner, revealed
-from reproven.papers.online_l2d.streams import SYNTHETIC, Stream
+from reproven.papers.online_l2d.streams import Stream, synthetic
 
 BINS = 64  # of curves over time
 
@@ -67,7 +67,7 @@ def theory(ctx: Context, *, instances: int, programs: int, pairs: int) -> None:
 
 def _changes_by_appending(ctx: Context) -> int:
     """Entries of W that change, on a trained learner, when an expert never seen before joins."""
-    stream = SYNTHETIC["static"](2000, ctx.generator("append"))
+    stream = synthetic("static")(2000, ctx.generator("append"))
     learner = Deferrer(OnlineL2D(), n_labels=4, dimension=5, horizon=stream.rounds)
     costs = stream.costs()
     for t in range(stream.rounds):
@@ -88,7 +88,7 @@ def negative_controls(ctx: Context, *, replicates: int, rounds: int, restarts: i
     """
     twins = {"sound": ReferenceLearner, **BROKEN}
     for replicate in range(replicates):
-        stream = SYNTHETIC["varying"](rounds, ctx.generator("controls", replicate=replicate))
+        stream = synthetic("varying")(rounds, ctx.generator("controls", replicate=replicate))
         rng = ctx.generator("controls instances", replicate=replicate)
         scores, costs = 2 * rng.normal(size=5), rng.random(5)
         for name, twin in twins.items():
@@ -141,11 +141,11 @@ def growth(ctx: Context, *, stream: str, rounds: Sequence[int], replicates: int)
     cases = [(T, replicate) for T in rounds for replicate in range(replicates)]
     total, done = sum(T for T, _ in cases), 0
     for T, replicate in cases:
-        world = SYNTHETIC[stream](T, ctx.generator("stream", stream=stream, rounds=T, replicate=replicate))
+        world = synthetic(stream)(T, ctx.generator("stream", stream=stream, rounds=T, replicate=replicate))
         for name, method in ctx.methods.items():
             trace = method.run(world, ctx.generator("learner", rounds=T, replicate=replicate))
             regret = world.pseudo_regret(trace.actions)
-            coords: dict[str, Any] = {"method": name, "rounds": T, "replicate": replicate}
+            coords: dict[str, Any] = {"method": name, "stream": stream, "rounds": T, "replicate": replicate}
             ctx.record("regret", regret.sum(), unit="cost", direction="lower", **coords)
             rate = regret[T // 2 :].mean()
             ctx.record("rate_second_half", rate, unit="cost/round", direction="lower", **coords)
@@ -162,6 +162,8 @@ def growth(ctx: Context, *, stream: str, rounds: Sequence[int], replicates: int)
 
 
 def _present(world: Stream, actions: np.ndarray) -> np.ndarray:
+    if not world.n_experts:
+        return np.zeros(world.rounds, bool)
     expert = np.maximum(actions.astype(int) - world.n_labels, 0)
     return world.available[np.arange(world.rounds), expert] > 0
 
@@ -200,7 +202,7 @@ def shift(ctx: Context, *, rounds: int, replicates: int) -> None:
     """
     require("numba", "online_l2d")
     for replicate in range(replicates):
-        world = SYNTHETIC["shift"](rounds, ctx.generator("stream", rounds=rounds, replicate=replicate))
+        world = synthetic("shift")(rounds, ctx.generator("stream", rounds=rounds, replicate=replicate))
         for name, method in ctx.methods.items():
             trace = method.run(world, ctx.generator("learner", replicate=replicate))
             regret = world.pseudo_regret(trace.actions)
@@ -240,7 +242,7 @@ def ablation(
     require("numba", "online_l2d")
     cases = [(name, dict(change)) for name, listed in changes.items() for change in listed]
     for replicate in range(replicates):
-        world = SYNTHETIC[stream](rounds, ctx.generator("stream", stream=stream, replicate=replicate))
+        world = synthetic(stream)(rounds, ctx.generator("stream", stream=stream, replicate=replicate))
         for (name, change), (method_name, method) in itertools.product(cases, ctx.methods.items()):
             changed = method.replace(**change)
             trace = changed.run(world, ctx.generator("learner", replicate=replicate))

@@ -8,8 +8,11 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
+
+from reproven.papers.online_l2d.claims import bootstrap_exponent
 
 STYLES = list(itertools.product(("-", "--", ":", "-."), ("o", "s", "^", "D", "v")))
 SAMPLES = ("seed", "replicate")
@@ -33,25 +36,55 @@ def _summary(data: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
 
 
 def regret_growth(data: pd.DataFrame) -> Figure:
-    """Cumulative pseudo-regret against the horizon, log-log, 95 % intervals, guides of slope 2/3 and 1/2."""
-    table = _summary(data[data.metric == "regret"], ["method", "rounds"])
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    """Cumulative pseudo-regret against the horizon, log-log, one panel a stream, guides of slope 2/3 and 1/2.
+
+    Bands are 95 % intervals of the mean; the legend has each slope over the last four horizons with its 95 % bootstrap
+    interval over seeds.
+    """
+    rows = data[data.metric == "regret"]
+    streams = sorted(rows.stream.unique())
+    figure, grid = plt.subplots(
+        1, len(streams), figsize=(6.2 * len(streams), 6.4), squeeze=False, layout="constrained"
+    )
+    for axes, stream in zip(grid[0], streams):
+        _growth_panel(axes, rows[rows.stream == stream])
+        axes.set_title(f"stream: {stream}")
+    figure.suptitle(
+        "Mean and 95 % interval over seeds; slope of the last four horizons [95 % bootstrap]", fontsize=10
+    )
+    return figure
+
+
+def _growth_panel(axes: Axes, rows: pd.DataFrame) -> None:
+    table = _summary(rows, ["method", "rounds"])
     methods = table.groupby("method")["mean"].max().sort_values(ascending=False).index
     for i, method in enumerate(methods):
         part = table[table.method == method].sort_values("rounds")
-        style = _style(i)
-        axes.plot(part["rounds"], part["mean"], label=method, **style)  # type: ignore[arg-type]
+        label = f"{method}  {_exponent(rows[rows.method == method])}"
+        axes.plot(part["rounds"], part["mean"], label=label, **_style(i))  # type: ignore[arg-type]
         low = np.maximum(part["mean"] - part["half"], part["mean"] * 0.05)
-        axes.fill_between(part["rounds"], low, part["mean"] + part["half"], color=str(0.6), alpha=0.3, lw=0)
+        axes.fill_between(part["rounds"], low, part["mean"] + part["half"], color="0.6", alpha=0.3, lw=0)
     T = np.array(sorted(table["rounds"].unique()), float)
     start = float(table[table["rounds"] == T[0]]["mean"].median())
     for power, name, shade in ((2 / 3, "2/3", "0.0"), (1 / 2, "1/2", "0.45")):
-        axes.plot(T, start * (T / T[0]) ** power, color=shade, lw=2.5, alpha=0.6, label=f"slope {name}")
+        axes.plot(
+            T, start * (T / T[0]) ** power, color=shade, lw=2.5, alpha=0.6, label=f"guide: slope {name}"
+        )
     axes.set(xscale="log", yscale="log", xlabel="horizon T (rounds)", ylabel="pseudo-regret (cost)")
-    axes.set_title("Regret growth, mean and 95 % interval over seeds")
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside right center", fontsize=8)
-    return figure
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), fontsize=7, ncols=2)
+
+
+def _exponent(rows: pd.DataFrame) -> str:
+    """Slope over the last four horizons and its bootstrap interval, of one method, as text."""
+    samples = [c for c in SAMPLES if c in rows and rows[c].notna().any()]
+    last = sorted(rows["rounds"].unique())[-4:]
+    curves = rows.pivot_table(index=samples, columns="rounds", values="value")[last].to_numpy()
+    if len(curves) < 2 or len(last) < 2:
+        return ""
+    slope = np.polyfit(np.log(last), np.log(curves.mean(axis=0)), 1)[0]
+    low, high = bootstrap_exponent(np.array(last, float), curves)
+    return f"{slope:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def rolling_accuracy(data: pd.DataFrame) -> Figure:
@@ -84,15 +117,24 @@ def rolling_accuracy(data: pd.DataFrame) -> Figure:
         axes.grid(alpha=0.3)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
-    figure.suptitle("Accuracy over time; dotted: an expert arrives, dashed: one leaves")
+    figure.suptitle(
+        "Accuracy over time, mean and 95 % interval over replicates; dotted: an expert arrives, dashed: one leaves"
+    )
     return figure
 
 
+ALWAYS = ("l2d_s_cost", "l2d_label_only", "l2d_random_expert")  # the claims compare these
+
+
 def _legible(curves: pd.DataFrame, most: int = 8) -> list[str]:
-    """At most `most` methods, spread evenly over the ranking by mean accuracy."""
+    """At most `most` methods: those in ALWAYS, the others spread evenly over the ranking by mean accuracy."""
     ranked = curves.groupby("method").value.mean().sort_values(ascending=False).index.tolist()
-    keep = np.unique(np.linspace(0, len(ranked) - 1, min(most, len(ranked))).round().astype(int))
-    return [ranked[i] for i in keep]
+    fixed = [m for m in ranked if m in ALWAYS]
+    others = [m for m in ranked if m not in ALWAYS]
+    count = min(most - len(fixed), len(others))
+    keep = np.linspace(0, len(others) - 1, count).round().astype(int)
+    shown = {*fixed, *(others[i] for i in keep)}
+    return [m for m in ranked if m in shown]
 
 
 def _events(data: pd.DataFrame, event: str) -> list[float]:
@@ -195,11 +237,12 @@ def ablations(data: pd.DataFrame) -> Figure:
         axes.set_xticks(
             range(len(settings)), [f"{s:.3g}" if isinstance(s, float) else str(s) for s in settings]
         )
-        axes.set(title=name, ylabel="pseudo-regret (cost)", yscale="log")
+        axes.set(xlabel=name, ylabel="pseudo-regret (cost)", yscale="log")
         axes.tick_params(axis="x", labelsize=8)
         axes.grid(alpha=0.3)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
+    figure.suptitle("Regret by setting, mean and 95 % interval over seeds", fontsize=10)
     return figure
 
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reproven.papers.online_l2d.compiled import njit
+from reproven.papers.online_l2d.compiled import inlined, njit
 
 S_COST, S_REWARD, CE_REWARD = 0, 1, 2
 GREEDY, SOFTMAX = 0, 1
@@ -70,14 +70,14 @@ def new_state(rows: int, dimension: int, *, doubly_robust: bool, ridge: float = 
     return State(np.zeros((rows, dimension)), scalars, np.zeros((regressions, dimension)), inverse)
 
 
-@njit
+@inlined
 def exploration(kappa, exponent, horizon, rounds):
     """gamma = min(1, kappa h^-exponent), h the horizon or, anytime, the number of this round."""
     h = horizon if horizon > 0 else rounds
     return min(1.0, kappa * h**-exponent)
 
 
-@njit
+@inlined
 def pool_scores(weights, scale, x, pool, k, out):
     """out[i] = scale <weights[pool[i]], x> for the k actions of the pool."""
     for i in range(k):
@@ -88,7 +88,7 @@ def pool_scores(weights, scale, x, pool, k, out):
         out[i] = scale * total
 
 
-@njit
+@inlined
 def argmax_random_ties(values, k, u):
     """Position of the largest of k values; ties are broken by the uniform u."""
     best = values[0]
@@ -108,7 +108,7 @@ def argmax_random_ties(values, k, u):
     return 0
 
 
-@njit
+@inlined
 def softmax(scores, k, out):
     """out = softmax of the first k scores."""
     top = scores[0]
@@ -122,7 +122,7 @@ def softmax(scores, k, out):
         out[i] /= total
 
 
-@njit
+@inlined
 def distribution(sampler, gamma, scores, k, u, out):
     """out = (1 - gamma) q + gamma / k, q one-hot at the argmax (ties by u) or softmax. Returns the argmax."""
     greedy = argmax_random_ties(scores, k, u)
@@ -137,7 +137,7 @@ def distribution(sampler, gamma, scores, k, u, out):
     return greedy
 
 
-@njit
+@inlined
 def draw(probabilities, k, u):
     """Position drawn by inverting the cumulative distribution at u."""
     cumulative = 0.0
@@ -151,7 +151,7 @@ def draw(probabilities, k, u):
     return last
 
 
-@njit
+@inlined
 def predicted_cost(coefficients, row, x):
     """Ridge prediction of a row's cost, clipped to [0, 1]."""
     total = 0.0
@@ -160,7 +160,7 @@ def predicted_cost(coefficients, row, x):
     return min(1.0, max(0.0, total))
 
 
-@njit
+@inlined
 def estimate_costs(spec, state, x, pool, k, p, played, costs, out):
     """out[i] = f_i + 1[c_i observed] (c_i - f_i) / P(c_i observed); reads only the observed costs.
 
@@ -194,7 +194,7 @@ def estimate_costs(spec, state, x, pool, k, p, played, costs, out):
     out[played] += (costs[played] - out[played]) / p[played]
 
 
-@njit
+@inlined
 def score_gradient(surrogate, scores, costs, k, out):
     """out = d Psi / d s over the pool, Psi with costs c and rewards r = 1 - c.
 
@@ -227,20 +227,22 @@ def score_gradient(surrogate, scores, costs, k, out):
 @njit
 def fold_scale(state):
     """Multiply the scale into the weights and recompute the norm, to stop rounding from adding up."""
-    scale = state.scalars[SCALE]
+    weights, scalars = state.weights, state.scalars
+    scale = scalars[SCALE]
     total = 0.0
-    for row in range(state.weights.shape[0]):
-        for j in range(state.weights.shape[1]):
-            w = state.weights[row, j] * scale
-            state.weights[row, j] = w
+    for row in range(weights.shape[0]):
+        for j in range(weights.shape[1]):
+            w = weights[row, j] * scale
+            weights[row, j] = w
             total += w * w
-    state.scalars[SCALE] = 1.0
-    state.scalars[NORM_SQ] = total
+    scalars[SCALE] = 1.0
+    scalars[NORM_SQ] = total
 
 
-@njit
+@inlined
 def projected_step(spec, state, gamma, x, pool, k, scores, gradient):
     """W <- Projection(W - eta g x^T) on the pool's rows; eta by theory, AdaGrad-norm or constant."""
+    weights, scalars = state.weights, state.scalars
     x_sq = 0.0
     for j in range(x.shape[0]):
         x_sq += x[j] * x[j]
@@ -251,32 +253,32 @@ def projected_step(spec, state, gamma, x, pool, k, scores, gradient):
         g_s += gradient[i] * scores[i]
     if g_sq == 0.0:
         return
-    state.scalars[GRADIENT_SQ] += g_sq * x_sq
+    scalars[GRADIENT_SQ] += g_sq * x_sq
     if spec.step == ADAGRAD:
-        eta = np.sqrt(2.0) * spec.radius / np.sqrt(state.scalars[GRADIENT_SQ])
+        eta = np.sqrt(2.0) * spec.radius / np.sqrt(scalars[GRADIENT_SQ])
     elif spec.step == THEORY:
         # With all costs seen there is no importance weight, hence no gamma in the second moment.
         variance = 1.0 if spec.feedback == FULL else gamma
-        h = spec.horizon if spec.horizon > 0 else state.scalars[ROUNDS]
+        h = spec.horizon if spec.horizon > 0 else scalars[ROUNDS]
         eta = spec.radius * np.sqrt(variance) / (spec.lipschitz * np.sqrt(h))
     else:
         eta = spec.eta
-    factor = eta / state.scalars[SCALE]
+    factor = eta / scalars[SCALE]
     for i in range(k):
         if gradient[i] != 0.0:
             row = pool[i]
             for j in range(x.shape[0]):
-                state.weights[row, j] -= factor * gradient[i] * x[j]
-    norm_sq = state.scalars[NORM_SQ] - 2.0 * eta * g_s + eta * eta * g_sq * x_sq
-    state.scalars[NORM_SQ] = norm_sq
+                weights[row, j] -= factor * gradient[i] * x[j]
+    norm_sq = scalars[NORM_SQ] - 2.0 * eta * g_s + eta * eta * g_sq * x_sq
+    scalars[NORM_SQ] = norm_sq
     if norm_sq > spec.radius * spec.radius:
-        state.scalars[SCALE] *= spec.radius / np.sqrt(norm_sq)
-        state.scalars[NORM_SQ] = spec.radius * spec.radius
-        if state.scalars[SCALE] < SMALLEST_SCALE:
+        scalars[SCALE] *= spec.radius / np.sqrt(norm_sq)
+        scalars[NORM_SQ] = spec.radius * spec.radius
+        if scalars[SCALE] < SMALLEST_SCALE:
             fold_scale(state)
 
 
-@njit
+@inlined
 def ridge_update(coefficients, inverse, row, x, cost):
     """One recursive least-squares step of a row's cost on x (Sherman-Morrison)."""
     d = x.shape[0]
@@ -297,7 +299,7 @@ def ridge_update(coefficients, inverse, row, x, cost):
             inverse[row, j, l] -= g * gain[l]
 
 
-@njit
+@inlined
 def learn_round(spec, state, gamma, x, pool, k, scores, p, played, costs, estimate, gradient):
     """Second half of a round: estimate the costs, take the step, refit the played row's regression."""
     estimate_costs(spec, state, x, pool, k, p, played, costs, estimate)
@@ -309,7 +311,7 @@ def learn_round(spec, state, gamma, x, pool, k, scores, p, played, costs, estima
         fold_scale(state)
 
 
-@njit
+@inlined
 def fill_pool(n_labels, use_experts, available, t, pool):
     """Rows of A_t: all labels, then the available experts in order of their rows; returns K."""
     for a in range(n_labels):
@@ -323,7 +325,7 @@ def fill_pool(n_labels, use_experts, available, t, pool):
     return k
 
 
-@njit
+@inlined
 def cost_of(n_labels, row, label, wrong, fee, t):
     """Cost in [0, 1] of a row at round t: error, plus the fee where an expert is asked."""
     if row < n_labels:
@@ -342,7 +344,8 @@ def run_rounds(
     wrong, available: (T, n_e); fee: (n_e,); uniforms: (T, 2), tie-break and draw. Returns the largest
     |sum p - 1| and the smallest p_a K / gamma met (inf where gamma = 0).
     """
-    rows = state.weights.shape[0]
+    weights, scalars = state.weights, state.scalars
+    rows = weights.shape[0]
     pool = np.empty(rows, np.int64)
     scores = np.empty(rows)
     p = np.empty(rows)
@@ -353,12 +356,12 @@ def run_rounds(
     least_share = np.inf
     gamma = exploration(spec.kappa, spec.exponent, spec.horizon, 1.0)
     for t in range(index.shape[0]):
-        state.scalars[ROUNDS] += 1.0
+        scalars[ROUNDS] += 1.0
         if spec.horizon == 0:
-            gamma = exploration(spec.kappa, spec.exponent, 0.0, state.scalars[ROUNDS])
+            gamma = exploration(spec.kappa, spec.exponent, 0.0, scalars[ROUNDS])
         x = contexts[index[t]]
         k = fill_pool(spec.n_labels, use_experts, available, t, pool)
-        pool_scores(state.weights, state.scalars[SCALE], x, pool, k, scores)
+        pool_scores(weights, scalars[SCALE], x, pool, k, scores)
         distribution(spec.sampler, gamma, scores, k, uniforms[t, 0], p)
         total = 0.0
         least = 1.0

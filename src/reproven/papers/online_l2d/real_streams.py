@@ -128,6 +128,10 @@ def specialists(
     """
     if rounds <= warm_up:
         raise ValueError(f"rounds is {rounds}: give more than the {warm_up} of the warm-up")
+    if not np.isfinite(x).all():
+        raise ValueError("features hold NaN or infinity: drop or impute those rows first")
+    if len(np.unique(y)) < 2:
+        raise ValueError("y holds a single class: there is nothing to decide")
     z = whitened(x, components)
     hard, coin, regions = _hidden_coin(z, y)
     n, experts = int(y.max()) + 1, regions.shape[2]

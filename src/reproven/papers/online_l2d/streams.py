@@ -6,7 +6,7 @@ what the feedback regime reveals. Row a < n is label a, row n + j is expert j.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -264,10 +264,29 @@ def sized(rounds: int, rng: np.random.Generator, *, experts: int = 3, clusters: 
     return tabular(label_probabilities(4, top), accuracy, np.ones((rounds, experts), np.uint8), rng)
 
 
-SYNTHETIC = {
+def labels_noisy(rounds: int, rng: np.random.Generator) -> Stream:
+    """Bandit multiclass, n_e = 0: the labels of `static` without its experts."""
+    return tabular(label_probabilities(4, TOP_LABEL), np.zeros((0, 5)), np.ones((rounds, 0), np.uint8), rng)
+
+
+def labels_separable(rounds: int, rng: np.random.Generator) -> Stream:
+    """Bandit multiclass, n_e = 0, one label a cluster: linearly separable."""
+    return tabular(label_probabilities(4, np.ones(5)), np.zeros((0, 5)), np.ones((rounds, 0), np.uint8), rng)
+
+
+SYNTHETIC: dict[str, Callable[[int, np.random.Generator], Stream]] = {
+    "labels_noisy": labels_noisy,
+    "labels_separable": labels_separable,
     "static": static,
     "realizable": realizable,
     "massart": massart,
     "varying": varying,
     "shift": shift,
 }
+
+
+def synthetic(name: str) -> Callable[[int, np.random.Generator], Stream]:
+    """Return the maker of a synthetic stream, a function of T and a generator; ValueError for an unknown name."""
+    if name not in SYNTHETIC:
+        raise ValueError(f"stream {name!r} is unknown: use one of {', '.join(SYNTHETIC)}")
+    return SYNTHETIC[name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,7 @@ class Trace:
     """Iterates at the checkpoints, and what was spent until then (for one run of the batch).
 
     x, y: lists of (..., dx) and (..., dy); gradients, solves, seconds: cumulative. Seconds are those of the
-    whole batch and leave out every evaluation of the iterates.
+    whole batch and leave out every evaluation of the iterates. fraction: share of the budget.
     """
 
     x: list[Array]
@@ -58,6 +58,7 @@ class Trace:
     solves: list[int]
     seconds: list[float]
     state: Any
+    fraction: list[float] = field(default_factory=list)
 
 
 def run(
@@ -70,14 +71,16 @@ def run(
     gradients: int | None = None,
     solves: int | None = None,
     iterations: int | None = None,
+    seconds: float | None = None,
     checkpoints: int = 40,
     first: int = 4,
 ) -> Trace:
-    """Run `method` until `gradients` evaluations, `solves` exact solves or `iterations` steps are spent.
+    """Run `method` until `gradients` evaluations, `solves`, `iterations` steps or `seconds` are spent.
 
     Args:
         settings: numbers, or columns (P, 1) for runs (..., P, d) side by side; ``iterations`` is ignored here.
-        gradients, solves, iterations: the budget; whichever is spent first ends the run. None means no limit.
+        gradients, solves, iterations, seconds: the budget; whichever is spent first ends the run, None means no
+            limit. Seconds come on top of one of the others.
         checkpoints: number of kept iterates, spaced geometrically from iteration `first`.
     """
     per_gradient, per_solve = method.cost(settings)
@@ -97,18 +100,20 @@ def run(
     spent = 0.0
     with np.errstate(all="ignore"):
         for k in range(total + 1):
-            if k in marks:
+            over = k == total or (seconds is not None and spent > seconds)
+            if k in marks or over:
                 trace.x.append(state.x)
                 trace.y.append(method.report(state))
                 trace.gradients.append(k * per_gradient)
                 trace.solves.append(k * per_solve)
                 trace.seconds.append(spent)
-            if k == total:
+                trace.fraction.append(k / total)
+            if over:
                 break
             begin = time.perf_counter()
             state = method.step(problem, state, k, settings)
             spent += time.perf_counter() - begin
-    return Trace(trace.x, trace.y, trace.gradients, trace.solves, trace.seconds, state)
+    return replace(trace, state=state)
 
 
 def preset(method: Method, name: str) -> Settings:
@@ -134,13 +139,18 @@ def tune(
     *,
     gradients: int | None = None,
     solves: int | None = None,
+    reach: float | None = None,
 ) -> dict[str, float]:
-    """Return the combination of `settings` with the smallest median final score over the tuning problems.
+    """Return the combination of `settings` with the smallest median score over the tuning problems.
 
     Every method is given the same budget; the configurations list the same number of candidates for each.
 
-    Args: x, y (S, 1, d) starts on tuning problems, which no reported run uses; score takes x (S, P, dx) and
-    y (S, P, dy) to (S, P), lower is better, non-finite counts as worst. Source: reconstructed.
+    Args:
+        x, y: (S, 1, d) starts on tuning problems, which no reported run uses.
+        score: takes x (S, P, dx) and y (S, P, dy) to (S, P), lower is better, non-finite counts as worst.
+        reach: None ranks by the score at the end of the budget; a number ranks by the share of the budget spent
+            until the score first falls to it, and candidates that never do behind all others, by their best score.
+    Source: reconstructed.
     """
     columns = candidates(settings)
     arrays = [value for value in columns.values() if isinstance(value, np.ndarray)]
@@ -148,8 +158,17 @@ def tune(
         return dict(columns)
     width = len(arrays[0])
     x, y = np.repeat(x, width, axis=-2), np.repeat(y, width, axis=-2)
-    trace = run(method, problem, x, y, columns, gradients=gradients, solves=solves, checkpoints=2)
-    final = np.asarray(score(trace.x[-1], trace.y[-1]))
-    final = np.where(np.isfinite(final), final, np.inf)
-    best = int(np.argmin(np.median(final, axis=0)))
+    checkpoints = 2 if reach is None else 30
+    trace = run(method, problem, x, y, columns, gradients=gradients, solves=solves, checkpoints=checkpoints)
+    points = list(zip(trace.x, trace.y))[-1:] if reach is None else list(zip(trace.x, trace.y))
+    path = np.stack([np.asarray(score(*point)) for point in points])
+    path = np.where(np.isfinite(path), path, np.inf)
+    rank = path[-1] if reach is None else share_spent(path, np.array(trace.fraction), reach)
+    best = int(np.argmin(np.median(rank, axis=0)))
     return {k: float(v[best, 0]) if isinstance(v, np.ndarray) else v for k, v in columns.items()}
+
+
+def share_spent(path: np.ndarray, fraction: np.ndarray, reach: float) -> np.ndarray:
+    """Return the `fraction` (K,) at which `path` (K, ...) first is <= reach; 1 + its lowest value where it never is."""
+    hit = path <= reach
+    return np.where(hit.any(0), fraction[hit.argmax(0)], 1 + path.min(0))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,10 +18,22 @@ import scipy.optimize as so
 import scipy.sparse as sp
 
 from reproven.harness.errors import require
+from reproven.papers.sflcb.problem import BilevelProblem, differences
 
 
 class Infeasible(ValueError):
-    """Y(x) is empty: no y satisfies the constraints of the lower level."""
+    """Y(x) is empty: no y satisfies the constraints of the lower level.
+
+    Args: message, or explain, which finds the words when they are read: it takes a linear program, and loops
+    that repair x never read them.
+    """
+
+    def __init__(self, message: str = "", *, explain: Callable[[], str] | None = None) -> None:
+        super().__init__(message)
+        self._explain = explain
+
+    def __str__(self) -> str:
+        return super().__str__() if self._explain is None else self._explain()
 
 
 @dataclass(frozen=True)
@@ -69,11 +82,7 @@ class ConvexQP:
         if excess.max() > 0:
             found = least_distance(self._g, self._gram, excess)
             if found is None:
-                violation, row = smallest_violation(self.a, d)
-                raise Infeasible(
-                    f"Y(x) is empty: every y violates some row by at least {violation:.3g} (row {row} binds); "
-                    "repair x so that B x + A y <= b has a solution"
-                )
+                raise Infeasible(explain=lambda: emptiness(*smallest_violation(self.a, d)))
             multipliers = found
         y = self._inverse @ (c - self.a.T @ multipliers)
         return LowerSolution(y, multipliers, self.a @ y - d)
@@ -105,14 +114,216 @@ def least_distance(g: np.ndarray, gram: np.ndarray, e: np.ndarray) -> np.ndarray
     return scale * weights / last
 
 
-def smallest_violation(a: np.ndarray, d: np.ndarray) -> tuple[float, int]:
-    """Return ``min_y max_i (a_i y - d_i)`` and the row with the largest dual weight, by linear programming."""
+def smallest_violation(
+    a: np.ndarray,
+    d: np.ndarray,
+    equality: np.ndarray | None = None,
+    box: tuple[np.ndarray, np.ndarray] | None = None,
+) -> tuple[float, int]:
+    """Return ``min_y max_i (a_i y - d_i)`` and the row with the largest dual weight, by linear programming.
+
+    Rows marked in `equality` count with ``|a_i y - d_i|``; y may be held in a box. Below -1 the value is -1.
+    """
     rows, columns = a.shape
-    cost = np.r_[np.zeros(columns), 1.0]
+    both = np.zeros(rows, bool) if equality is None else equality
+    matrix = np.c_[np.vstack([a, -a[both]]), -np.ones(rows + int(both.sum()))]
+    bounds = np.empty((columns + 1, 2))
+    bounds[:] = -np.inf, np.inf
+    bounds[-1, 0] = -1.0
+    if box is not None:
+        bounds[:-1, 0], bounds[:-1, 1] = box
     answer = so.linprog(
-        cost, A_ub=np.c_[a, -np.ones(rows)], b_ub=d, bounds=[(None, None)] * (columns + 1), method="highs"
+        np.r_[np.zeros(columns), 1.0], A_ub=matrix, b_ub=np.r_[d, -d[both]], bounds=bounds, method="highs"
     )
-    return float(answer.fun), int(np.argmax(-answer.ineqlin.marginals))
+    if answer.x is None:
+        raise ValueError(f"the linear program of the smallest violation ended with: {answer.message}")
+    weights = -np.asarray(answer.ineqlin.marginals)
+    weights[np.flatnonzero(both)] += weights[rows:]
+    return float(answer.fun), int(np.argmax(weights[:rows]))
+
+
+def emptiness(violation: float, row: int, where: str = "") -> str:
+    """Return the line that says how empty Y(x) is."""
+    return (
+        f"Y(x){where} is empty: every y violates some row by at least {violation:.3g} (row {row} binds); "
+        "repair x so that B x + A y <= b has a solution"
+    )
+
+
+def check_feasible(problem: BilevelProblem, x: np.ndarray, tolerance: float = 1e-9) -> None:
+    """Raise `Infeasible`, naming the binding row and the smallest violation possible, where Y(x) is empty.
+
+    Args: x (dx,) or any batch (..., dx) of a single problem, NumPy.
+    """
+    for index, member, (row,) in problem.each(x):
+        box = None if member.y_box is None else _bounds(member)
+        d = member.rhs.reshape(-1) - member.b_x @ row
+        violation, worst = smallest_violation(member.a, d, member.equality, box)
+        if violation > tolerance:
+            raise Infeasible(emptiness(violation, worst, f" of run {index}" if index else ""))
+
+
+def nearest_feasible(problem: BilevelProblem, x: np.ndarray) -> np.ndarray:
+    """Return the nearest x' (dx,) in X with Y(x') not empty: ``min |x' - x|`` over (x', y) with h(x', y) <= 0."""
+    dx, dy = problem.dx, problem.dy
+    both = np.zeros(problem.dh, bool) if problem.equality is None else problem.equality
+    joint = sp.csr_matrix(np.hstack([problem.b_x, problem.a]))
+    rhs = problem.rhs.reshape(-1)
+    low, high = np.full(dx + dy, -np.inf), np.full(dx + dy, np.inf)
+    if problem.x_box is not None:
+        low[:dx], high[:dx] = problem.x_box
+    if problem.y_box is not None:
+        low[dx:], high[dx:] = problem.y_box
+    identity = sp.identity(dx + dy, format="csr")
+    upper = sp.vstack([joint[~both], identity[np.isfinite(high)], -identity[np.isfinite(low)]])
+    limits = np.r_[rhs[~both], high[np.isfinite(high)], -low[np.isfinite(low)]]
+    square = sp.diags(np.r_[np.ones(dx), np.zeros(dy)]).tocsc()
+    found, _, _, status = conic_qp(square, np.r_[-x, np.zeros(dy)], joint[both], rhs[both], upper, limits)
+    if status != "solved":
+        raise Infeasible("no x of the box X leaves Y(x) non-empty: loosen B x + A y <= b")
+    return found[:dx]
+
+
+def lower_level(
+    problem: BilevelProblem,
+    x: np.ndarray,
+    *,
+    delta: float = 0.0,
+    tolerance: float = 1e-10,
+    rounds: int = 100,
+) -> LowerSolution:
+    """Return ``argmin_y delta f(x, y) + g(x, y)`` over Y(x) for smooth strongly convex levels, with multipliers.
+
+    Newton's method: each round minimises the quadratic model over the linear constraints exactly, and a
+    line search between two feasible points keeps the objective falling. Multipliers of equality rows are
+    free in sign; those of boxes are not returned.
+
+    Args: problem of NumPy arrays (see `BilevelProblem.numpy`); x (dx,). Raises `Infeasible` where Y(x) is
+    empty, ValueError where the level is not strongly convex or the rounds do not suffice.
+    """
+    check_feasible(problem, x)
+    rows, split = _all_rows(problem)
+    d = np.r_[problem.rhs.reshape(-1) - problem.b_x @ x, split.limits]
+    d = np.r_[d, -d[: problem.dh][split.both]]
+
+    def value(y: np.ndarray) -> float:
+        return float(problem.g(x, y)) + (delta * float(problem.f(x, y)) if delta else 0.0)
+
+    def derivatives(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        gradient, hessian = problem.grad_g(x, y)[1], problem.hessians_g(x, y)[0]
+        if delta:
+            gradient, hessian = (
+                gradient + delta * problem.grad_f(x, y)[1],
+                hessian + delta * problem.hessian_f(x, y),
+            )
+        return gradient, hessian
+
+    first = problem.project_y(np.zeros(problem.dy))
+    y, multipliers = minimise_linear(value, derivatives, rows, d, first, tolerance=tolerance, rounds=rounds)
+    own = multipliers[: problem.dh].copy()
+    own[split.both] -= multipliers[len(multipliers) - int(split.both.sum()) :]
+    return LowerSolution(y, own, problem.residual(x, y))
+
+
+def high_point(
+    problem: BilevelProblem, start: np.ndarray | None = None
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """Return the high-point bound ``min f(x, y)`` over h(x, y) <= 0 and the boxes, and the (x, y) that attains it.
+
+    It drops the lower level, so it bounds min Phi from below. For f strongly convex in (x, y) together and
+    inequality rows; raises ValueError otherwise.
+    """
+    if problem.equality is not None and problem.equality.any():
+        raise ValueError("the high-point bound takes inequality rows only: write h = 0 as two inequalities")
+    dx = problem.dx
+    joint, limits = [np.hstack([problem.b_x, problem.a])], [problem.rhs.reshape(-1)]
+    for box, width, offset in ((problem.x_box, dx, 0), (problem.y_box, problem.dy, dx)):
+        if box is None:
+            continue
+        for sign, bound in ((-1.0, box[0]), (1.0, box[1])):
+            bound = np.broadcast_to(np.asarray(bound, float), (width,))
+            kept = np.flatnonzero(np.isfinite(bound))
+            joint.append(sign * np.eye(dx + problem.dy)[offset + kept])
+            limits.append(sign * bound[kept])
+
+    def gradient(w: np.ndarray) -> np.ndarray:
+        return np.concatenate(problem.grad_f(w[..., :dx], w[..., dx:]), axis=-1)
+
+    def derivatives(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        hessian = differences(gradient, w)
+        return gradient(w), (hessian + hessian.T) / 2
+
+    w, _ = minimise_linear(
+        lambda w: float(problem.f(w[:dx], w[dx:])), derivatives, np.vstack(joint), np.concatenate(limits),
+        np.zeros(dx + problem.dy) if start is None else start,
+    )  # fmt: skip
+    return float(problem.f(w[:dx], w[dx:])), w[:dx], w[dx:]
+
+
+def minimise_linear(
+    value: Callable[[np.ndarray], float],
+    derivatives: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    a: np.ndarray,
+    d: np.ndarray,
+    start: np.ndarray,
+    *,
+    tolerance: float = 1e-10,
+    rounds: int = 100,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the minimiser of a smooth strongly convex function over ``a y <= d``, and the multipliers.
+
+    Args: derivatives, y -> (gradient, Hessian); a (m, n), d (m,), start (n,), which need not be feasible.
+    Stops when the step is below `tolerance` relative to y; ValueError after `rounds`.
+    """
+    y = (
+        start
+        if not len(d) or (a @ start - d).max() <= 0
+        else ConvexQP(np.eye(len(start)), a).solve(start, d).y
+    )
+    for _ in range(rounds):
+        gradient, hessian = derivatives(y)
+        answer = ConvexQP(hessian, a).solve(hessian @ y - gradient, d)
+        move = answer.y - y
+        if np.abs(move).max() <= tolerance * (1 + np.abs(y).max()):
+            return answer.y, answer.multipliers
+        length, now, fall = 1.0, value(y), float(gradient @ move)
+        while length > 1e-12 and not value(y + length * move) <= now + 1e-4 * length * fall + 1e-15 * abs(
+            now
+        ):
+            length /= 2
+        if length <= 1e-12:
+            # No decrease left in floating point: the step is rounding.
+            return answer.y, answer.multipliers
+        y = y + length * move
+    raise ValueError(f"no solution after {rounds} Newton rounds: raise `rounds` or rescale the problem")
+
+
+@dataclass(frozen=True)
+class _Split:
+    """Limits of the finite box rows, and the mask of equality rows, whose negatives stand last."""
+
+    limits: np.ndarray
+    both: np.ndarray
+
+
+def _bounds(problem: BilevelProblem) -> tuple[np.ndarray, np.ndarray]:
+    assert problem.y_box is not None
+    low, high = (np.broadcast_to(np.asarray(bound, float), (problem.dy,)) for bound in problem.y_box)
+    return low, high
+
+
+def _all_rows(problem: BilevelProblem) -> tuple[np.ndarray, _Split]:
+    """Return A with the box of y and the negated equality rows below it."""
+    both = np.zeros(problem.dh, bool) if problem.equality is None else problem.equality
+    parts, limits = [problem.a], []
+    if problem.y_box is not None:
+        low, high = _bounds(problem)
+        for sign, bound in ((1.0, high), (-1.0, low)):
+            kept = np.flatnonzero(np.isfinite(bound))
+            parts.append(sign * np.eye(problem.dy)[kept])
+            limits.append(sign * bound[kept])
+    parts.append(-problem.a[both])
+    return np.vstack(parts), _Split(np.concatenate([np.zeros(0), *limits]), both)
 
 
 def conic_qp(

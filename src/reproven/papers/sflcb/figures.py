@@ -29,6 +29,44 @@ def _table(rows: pd.DataFrame, x: str, samples: Sequence[str]) -> pd.DataFrame:
     return rows.pivot_table(index=x, columns=list(samples), values="value", aggfunc="mean")
 
 
+def toy_ends(data: pd.DataFrame) -> Figure:
+    """Figure 1: where runs start and end on Phi(x), for the paper's own settings."""
+    from reproven.papers.sflcb.beds.toy import Toy
+
+    rows = data[(data["row"] == "paper") & (data["method"] == "sflcb")]
+    grid = np.linspace(0, 3, 600)[:, None]
+    figure, axis = plt.subplots(figsize=(6.5, 3.6))
+    axis.plot(grid[:, 0], Toy.phi(grid), color="0.6", lw=1, label=r"$\Phi(x) = f(x, x)$, exact")
+    for metric, mark, shade, label in (
+        ("start_x", "|", "0.5", "starts"),
+        ("end", "o", "0.0", "ends after 10,000 steps"),
+    ):
+        x = rows[rows["metric"] == metric]["value"].to_numpy()
+        axis.plot(x, Toy.phi(x[:, None]), mark, color=shade, ms=5, mfc="none", label=f"{len(x)} {label}")
+    axis.set(xlabel="upper variable x", ylabel=r"true upper value $\Phi(x)$")
+    axis.legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def complexity(data: pd.DataFrame) -> Figure:
+    """Iterations to epsilon-stationarity against 1/epsilon, with the proven slope 3."""
+    rows = data[data["metric"] == "iterations_to"]
+    figure, axis = plt.subplots(figsize=(5, 3.6))
+    for k, (rho, part) in enumerate(rows.groupby("rho")):
+        table = _table(part, "inverse_epsilon", ["problem"])
+        _band(axis, table, k, rf"$\rho$ = {rho:g} (median, quartiles of problems)")
+        if k == 0:
+            place = np.array(table.index, float)
+            bound = float(table.iloc[0].median()) * (place / place[0]) ** 3
+            axis.plot(place, bound, color="0.6", ls=":", lw=1, label="slope 3 (proven)")
+    axis.set(xscale="log", yscale="log", xlabel=r"$1/\epsilon$")
+    axis.set_ylabel(r"iterations to $\|\nabla\Phi_\delta\| \leq \epsilon$")
+    axis.legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
 def toy_cost(data: pd.DataFrame) -> Figure:
     """Gradient evaluations to each tolerance, for every row of settings."""
     rows = data[(data["metric"] == "gradients_to")].assign(label=data["method"] + ", " + data["row"])
@@ -106,23 +144,30 @@ def bias(data: pd.DataFrame) -> Figure:
 
 def convergence(data: pd.DataFrame) -> Figure:
     """Relative gap of the best iterate against gradient evaluations, exact solves and seconds."""
-    rows = data[(data["metric"] == "gap") & (data["protocol"] == "tuned")]
-    figure, axes = plt.subplots(1, 3, figsize=(11, 4), sharey=True)
+    names = {"tuned": "tuned for the final gap", "tuned_for_cost": "tuned for the cost to 1 %"}
+    rows = data[(data["metric"] == "gap") & data["protocol"].isin(list(names))]
+    plans = [plan for plan in names if (rows["protocol"] == plan).any()]
+    figure, axes = plt.subplots(
+        len(plans), 3, figsize=(11, 3.3 * len(plans) + 0.9), sharey=True, squeeze=False
+    )
     labels = {
         "gradients": "gradient evaluations",
         "solves": "exact solves",
         "seconds": "seconds (whole batch)",
     }
-    for axis, (x, label) in zip(axes, labels.items()):
-        for k, (method, part) in enumerate(rows.groupby("method", sort=False)):
-            if part[x].max() > 0:
-                _band(axis, _table(part, x, ["problem", "start"]).clip(lower=1e-5), k, str(method))
-        axis.set(xscale="log", yscale="log", xlabel=label)
-    axes[0].set_ylabel("gap to the certified optimum (relative)")
-    handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, ncols=5, loc="lower center", frameon=False, fontsize=8)
-    figure.suptitle("LC-QP, tuned: median and quartiles over problems and starts", fontsize=10)
-    figure.tight_layout(rect=(0, 0.12, 1, 1))
+    methods = list(dict.fromkeys(rows["method"]))
+    for line, plan in zip(axes, plans):
+        for axis, (x, label) in zip(line, labels.items()):
+            for method, part in rows[rows["protocol"] == plan].groupby("method", sort=False):
+                if part[x].max() > 0:
+                    table = _table(part, x, ["problem", "start"]).clip(lower=1e-5)
+                    _band(axis, table, methods.index(method), str(method))
+            axis.set(xscale="log", yscale="log", xlabel=label, title=names[plan])
+        line[0].set_ylabel("gap to the certified\noptimum (relative)")
+    handles, legend = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, legend, ncols=5, loc="lower center", frameon=False, fontsize=8)
+    figure.suptitle("LC-QP: median and quartiles over problems and starts", fontsize=10)
+    figure.tight_layout(rect=(0, 0.3 / len(plans) / 3.3, 1, 1))
     return figure
 
 
@@ -150,12 +195,50 @@ def dimensions(data: pd.DataFrame) -> Figure:
                 marker=MARKERS[k],
                 s=28,
             )
-        axis.set_xticks(range(len(sizes)), sizes)
+        axis.set_xticks(range(len(sizes)), sizes, fontsize=8)
         axis.set(
-            yscale="log", xlabel="dimensions dx-dy-dh", ylabel=f"{label} to a 1 % gap (median of problems)"
+            yscale="log", xlabel="dimensions dx-dy-dh", ylabel=f"{label} to a 1 % gap\n(median of problems)"
         )
     axes[0].legend(frameon=False, fontsize=8)
     figure.suptitle("open marker: some problem did not reach 1 % within the budget", fontsize=9)
+    figure.tight_layout()
+    return figure
+
+
+def dimensions_table(data: pd.DataFrame) -> Figure:
+    """Table of median seconds and gradient evaluations to a 1 % gap over dimensions; the fastest is set bold."""
+    rows = data[data["tolerance"] == 0.01]
+    sizes = list(dict.fromkeys(rows["size"].dropna()))
+    methods = list(dict.fromkeys(rows["method"]))
+
+    def middle(metric: str, how: str) -> pd.DataFrame:
+        table = rows[rows["metric"] == metric].pivot_table(
+            index="method", columns="size", values="value", aggfunc=how
+        )
+        return table.reindex(index=methods, columns=sizes)
+
+    seconds, gradients = middle("seconds_to", "median"), middle("gradients_to", "median")
+    solved = middle("solved", "min") == 1
+    figure, axis = plt.subplots(figsize=(1.75 * len(sizes) + 2.4, 0.36 * len(methods) + 1.3))
+    axis.axis("off")
+
+    def text(method: str, size: str) -> str:
+        if not solved.loc[method, size]:
+            return "not reached"
+        return f"{seconds.loc[method, size]:.3g} s, {gradients.loc[method, size]:,.0f}"
+
+    cells = [[text(method, size) for size in sizes] for method in methods]
+    table = axis.table(cells, rowLabels=methods, colLabels=sizes, loc="center", cellLoc="center")
+    table.auto_set_font_size(False)
+    table.set_fontsize(8)
+    table.scale(1, 1.3)
+    for column, size in enumerate(sizes):
+        ranked = seconds[size].where(solved[size])
+        if ranked.notna().any():
+            table[1 + methods.index(str(ranked.idxmin())), column].set_text_props(weight="bold")
+    axis.set_title(
+        "LC-QP, dx-dy-dh: median seconds and gradient evaluations to a 1 % gap (bold: fastest)", fontsize=9
+    )
     figure.tight_layout()
     return figure
 
@@ -181,6 +264,35 @@ def svm_reported_against_true(data: pd.DataFrame) -> Figure:
             axis.set_xlabel("test accuracy (mean, 1 s.d. over splits)")
     axes[0][0].legend(frameon=False, fontsize=8)
     figure.tight_layout()
+    return figure
+
+
+def svm_accuracy(data: pd.DataFrame) -> Figure:
+    """Figure 2's quantity along the run: accuracy at the reported iterate (published runs), beside the true one."""
+    rows = data[(data["protocol"] == "published") & (data["seconds"] > 0)]
+    sets = sorted(rows["dataset"].unique())
+    figure, axes = plt.subplots(
+        1, len(sets), figsize=(3.7 * len(sets) + 0.6, 3.8), squeeze=False, sharey=True
+    )
+    kinds = {"accuracy_path": "reported", "true_accuracy_path": "true"}
+    for axis, name in zip(axes[0], sets):
+        part = rows[rows["dataset"] == name]
+        methods = list(dict.fromkeys(part[part["metric"] == "accuracy_path"]["method"]))
+        for k, method in enumerate(methods):
+            for metric, label in kinds.items():
+                cell = part[(part["metric"] == metric) & (part["method"] == method)]
+                grouped = cell.groupby("seconds")["value"]
+                middle, spread = grouped.mean(), grouped.std()
+                shade, line = str(0.28 * k), "-" if metric == "accuracy_path" else ":"
+                axis.plot(middle.index, middle, color=shade, ls=line, marker=MARKERS[k], ms=3, lw=1.2,
+                          label=f"{method}, {label}")  # fmt: skip
+                if metric == "accuracy_path":
+                    axis.fill_between(middle.index, middle - spread, middle + spread, color=shade, alpha=0.1)
+        axis.set(xscale="log", xlabel="seconds (all splits)", title=name)
+    axes[0][0].set_ylabel("test accuracy (mean; band: 1 s.d. over splits)")
+    handles, legend = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, legend, ncols=3, loc="lower center", frameon=False, fontsize=8)
+    figure.tight_layout(rect=(0, 0.12, 1, 1))
     return figure
 
 
@@ -215,34 +327,43 @@ def svm_value(data: pd.DataFrame) -> Figure:
 
 
 def transport(data: pd.DataFrame) -> Figure:
-    """Reported utility beside the utility that the capacities sustain, along the run."""
-    rows = data[data["metric"].isin(["utility_path", "true_path"])]
-    plans = list(dict.fromkeys(rows["protocol"]))
-    figure, axes = plt.subplots(1, len(plans), figsize=(4.6 * len(plans), 3.8), squeeze=False)
-    names = {"utility_path": "reported", "true_path": "true"}
-    for axis, plan in zip(axes[0], plans):
-        part = rows[rows["protocol"] == plan]
-        floor = -2.0
-        for k, ((method, metric), cell) in enumerate(part.groupby(["method", "metric"], sort=False)):
-            table = _table(cell, "step", ["start"])
-            colour, line = STYLES[k]
-            label = f"{method}, {names[str(metric)]}"
-            axis.plot(table.index, table.median(axis=1), color=colour, ls=line, label=label)
-            axis.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=colour, alpha=0.12)
-            floor = min(floor, 1.2 * float(table.iloc[-1].min()))
-        axis.axhline(0, color="0.7", lw=0.6)
-        axis.set(xlabel="iteration", title=f"{plan} (line: median of starts, band: range)")
-        axis.locator_params(axis="x", nbins=5)
-        axis.set_ylim(bottom=floor, top=1.15 * max(1.0, float(part["value"].max())))
-        axis.legend(frameon=False, fontsize=8)
-    axes[0][0].set_ylabel("utility")
+    """Reported utility beside the utility that the capacities sustain, against iterations and seconds."""
+    names = {
+        "utility_path": "reported",
+        "true_path": "true",
+        "weighted_path": "reported, revenue times demand",
+    }
+    rows = data[data["metric"].isin(list(names))]
+    # Demand is one everywhere on 3 nodes; only BLOCC's 9-node file weights by it.
+    weighted = rows["method"] == "blocc_nine_published"
+    rows = rows[weighted | (rows["metric"] != "weighted_path")]
+    panels = list(dict.fromkeys(zip(rows["protocol"], rows["method"])))
+    figure, axes = plt.subplots(2, len(panels), figsize=(3.6 * len(panels) + 0.6, 6.2), squeeze=False)
+    for column, (plan, method) in zip(axes.T, panels):
+        part = rows[(rows["protocol"] == plan) & (rows["method"] == method)]
+        late = part[part["step"] >= 0.1 * part["step"].max()]["value"]
+        low, high = min(-1.0, float(late.min())), max(1.0, float(late.max()))
+        for axis, x in zip(column, ("step", "seconds")):
+            for k, (metric, cell) in enumerate(part.groupby("metric", sort=False)):
+                table = _table(cell, x, ["start"])
+                colour, line = STYLES[k]
+                axis.plot(table.index, table.median(axis=1), color=colour, ls=line, label=names[str(metric)])
+                axis.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=colour, alpha=0.12)
+            axis.axhline(0, color="0.7", lw=0.6)
+            axis.set(xlabel="iteration" if x == "step" else "seconds (all starts)")
+            axis.locator_params(axis="x", nbins=4)
+            axis.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
+        column[0].set_title(f"{method}\n{plan}", fontsize=9)
+        column[0].legend(frameon=False, fontsize=7)
+    for line in axes:
+        line[0].set_ylabel("utility (median and range of starts)")
     figure.tight_layout()
     return figure
 
 
 def delta_study(data: pd.DataFrame) -> Figure:
-    """Reported and true utility at the end against delta."""
-    figure, axis = plt.subplots(figsize=(5, 3.6))
+    """Figure 4: reported and true utility at the end against delta, and along the run."""
+    figure, (axis, course) = plt.subplots(1, 2, figsize=(10, 3.8))
     for k, (metric, label) in enumerate((("reported", "reported"), ("sustained", "true"))):
         table = _table(data[data["metric"] == metric], "delta", ["start"])
         middle = table.mean(axis=1)
@@ -251,6 +372,14 @@ def delta_study(data: pd.DataFrame) -> Figure:
                       label=f"{label} (mean and range of starts)")  # fmt: skip
     axis.set(xscale="log", xlabel=r"penalty parameter $\delta$", ylabel="utility after 20,000 iterations")
     axis.legend(frameon=False, fontsize=8)
+    rows = data[data["metric"] == "utility_path"]
+    for k, (delta, part) in enumerate(rows.groupby("delta")):
+        table = _table(part, "step", ["start"])
+        colour, line = STYLES[k]
+        course.plot(table.index, table.mean(axis=1), color=colour, ls=line, label=rf"$\delta$ = {delta:g}")
+        course.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=colour, alpha=0.1)
+    course.set(xlabel="iteration", ylabel="reported utility (mean, range of starts)", ylim=(-3, 2.2))
+    course.legend(frameon=False, fontsize=8)
     figure.tight_layout()
     return figure
 

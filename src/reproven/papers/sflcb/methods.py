@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from reproven.papers.sflcb import sflcb as core
 from reproven.papers.sflcb import variants
 from reproven.papers.sflcb.controls import CONTROLS
 from reproven.papers.sflcb.driver import Method, Presets, Settings
 from reproven.papers.sflcb.problem import Array, BilevelProblem
-from reproven.papers.sflcb.sflcb import State, Steps
+from reproven.papers.sflcb.sflcb import GRADIENTS_PER_ITERATION, State, Steps, start
 
 UPDATES = {**variants.UPDATES, **CONTROLS}
 
@@ -49,18 +48,18 @@ class SFLCB(Method):
 
     def cost(self, settings: Settings) -> tuple[int, int]:
         """Three gradients, no solve."""
-        return core.GRADIENTS_PER_ITERATION, 0
+        return GRADIENTS_PER_ITERATION, 0
 
     def init(self, problem: BilevelProblem, x: Array, y: Array, settings: Settings) -> State:
         """Return the start: z = y, slacks at h; zero multipliers, or those of the exact solution when warm."""
         if not {**self.defaults, **settings}["warm"]:
-            return core.start(problem, x, y)
+            return start(problem, x, y)
         z = np.empty_like(y)
         multipliers = problem.residual(x, y) * 0
         for index, member, (row,) in problem.each(x):
             answer = member.lower(row)
             z[index], multipliers[index] = answer.y, answer.multipliers
-        return replace(core.start(problem, x, z), u=multipliers, v=multipliers)
+        return replace(start(problem, x, z), u=multipliers, v=multipliers)
 
     def step(self, problem: BilevelProblem, state: State, k: int, settings: Settings) -> State:
         """Return the next iterate."""

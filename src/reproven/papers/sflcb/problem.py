@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from reproven.papers.sflcb.exact import LowerSolution
 
 Array = Any  # a NumPy array or a torch tensor; the two are never mixed in one problem
 Pair = tuple[Array, Array]
@@ -27,7 +30,7 @@ class BilevelProblem:
         mu_g, l_f1, l_g1: modulus of g in y and Lipschitz constants of the gradients of f and g, where known.
 
     Raises:
-        ValueError: when the shapes of A, B, b and `equality` do not agree.
+        ValueError: when the shapes of A, B, b and `equality` do not agree, or an entry is not finite.
 
     Source: problem (1) and Assumptions 3.1-3.3 of the paper; equality rows and boxes reconstructed.
     """
@@ -57,6 +60,8 @@ class BilevelProblem:
             raise ValueError(f"b has {rhs.shape[-1]} entries for {a.shape[-2]} constraint rows of A")
         if equality is not None and np.shape(equality) != (a.shape[-2],):
             raise ValueError(f"equality has shape {np.shape(equality)}, needs ({a.shape[-2]},)")
+        for name, part in (("A", a), ("B", b_x), ("b", rhs)):
+            check_finite(name, part)
         self.f, self.g = f, g
         self.grad_f = grad_f if grad_f is not None else _differentiate(f)
         self.grad_g = grad_g if grad_g is not None else _differentiate(g)
@@ -106,6 +111,54 @@ class BilevelProblem:
         gxz, gz = self.grad_g(x, z)
         return delta * fx + gx - gxz, delta * fy + gy, gz
 
+    def hessians_g(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return g_yy (dy, dy) and g_yx (dy, dx) at one NumPy point, by central differences of grad_g.
+
+        Exact to rounding for a quadratic g; problems that know their Hessians override it.
+        """
+        g_yy = differences(lambda v: self.grad_g(_spread(x, v), v)[1], y)
+        return (g_yy + g_yy.T) / 2, differences(lambda v: self.grad_g(v, _spread(y, v))[1], x)
+
+    def hessian_f(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Return f_yy (dy, dy) at one NumPy point, by central differences of grad_f."""
+        f_yy = differences(lambda v: self.grad_f(_spread(x, v), v)[1], y)
+        return (f_yy + f_yy.T) / 2
+
+    def lower(self, x: np.ndarray) -> LowerSolution:
+        """Return the exact lower-level response at one x (dx,); raises Infeasible where Y(x) is empty."""
+        from reproven.papers.sflcb.exact import lower_level
+
+        return lower_level(self, x)
+
+    def penalised(self, x: np.ndarray, delta: float) -> LowerSolution:
+        """Return y*_delta(x) = argmin delta f + g over Y(x), with its multipliers."""
+        from reproven.papers.sflcb.exact import lower_level
+
+        return lower_level(self, x, delta=delta)
+
+    def phi(self, x: np.ndarray) -> float:
+        """Return Phi(x) = f(x, y*(x)) at the exact lower-level response."""
+        return float(self.f(x, self.lower(x).y))
+
+    def numpy(self) -> BilevelProblem:
+        """Return a problem of torch functions as one of NumPy arrays, for methods with exact solves inside."""
+        if isinstance(self.a, np.ndarray):
+            return self
+        tensor = self.a.new_tensor
+
+        def plain(function: Callable[[Array, Array], Any]) -> Callable[[np.ndarray, np.ndarray], Any]:
+            def call(x: np.ndarray, y: np.ndarray) -> Any:
+                answer = function(tensor(x), tensor(y))
+                return tuple(map(host, answer)) if isinstance(answer, tuple) else host(answer)
+
+            return call
+
+        return BilevelProblem(
+            plain(self.f), plain(self.g), host(self.a), host(self.b_x), host(self.rhs),
+            grad_f=plain(self.grad_f), grad_g=plain(self.grad_g), equality=self.equality, x_box=_host_box(self.x_box),
+            y_box=_host_box(self.y_box), mu_g=self.mu_g, l_f1=self.l_f1, l_g1=self.l_g1,
+        )  # fmt: skip
+
     def project_x(self, x: Array) -> Array:
         """Return the nearest point of X."""
         return x if self.x_box is None else x.clip(*self.x_box)
@@ -144,6 +197,37 @@ class BilevelProblem:
         return (
             signed.clip(min=0.0).max(-1) if isinstance(signed, np.ndarray) else signed.clip(min=0.0).amax(-1)
         )
+
+
+def host(values: Any) -> np.ndarray:
+    """Return a float, NumPy array or torch tensor of any device as a NumPy array."""
+    return values.detach().to("cpu").numpy() if hasattr(values, "detach") else np.asarray(values)
+
+
+def _host_box(box: Pair | None) -> Pair | None:
+    return None if box is None else (host(box[0]), host(box[1]))
+
+
+def check_finite(name: str, values: Any) -> None:
+    """Raise ValueError naming the first entry of `values` that is NaN or infinite."""
+    array = host(values)
+    bad = ~np.isfinite(array)
+    if bad.any():
+        place = tuple(int(k) for k in np.argwhere(bad)[0])
+        raise ValueError(f"{name}{list(place)} is {array[place]}: replace entries that are not finite")
+
+
+def _spread(point: np.ndarray, other: np.ndarray) -> np.ndarray:
+    return np.broadcast_to(point, (*other.shape[:-1], len(point)))
+
+
+def differences(gradient: Callable[[np.ndarray], np.ndarray], point: np.ndarray) -> np.ndarray:
+    """Return the Jacobian (n, m) of `gradient` (..., m) -> (..., n) at `point` (m,) by central differences."""
+    # The cube root of the rounding unit balances truncation against cancellation.
+    width = 6e-6 * (1 + np.abs(point))
+    moves = np.diag(width)
+    change = gradient(point + moves) - gradient(point - moves)
+    return (change / (2 * width[:, None])).T
 
 
 def like(values: np.ndarray, other: Array) -> Array:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from reproven.papers.sflcb.problem import Array, BilevelProblem
+from reproven.papers.sflcb.problem import Array, BilevelProblem, check_finite, host
 
 GRADIENTS_PER_ITERATION = 3  # one of f and two of g
 
@@ -156,12 +156,14 @@ def sflcb(
     True
     """
     rho2 = rho if rho2 is None else rho2
-    check_shapes(problem, state.x, state.y)
+    check_state(problem, state)
+    if iterations < 1:
+        raise ValueError(f"iterations = {iterations} must be at least 1")
     notes = _check_parameters(problem, delta, rho, rho2, steps)
     wanted = set(keep)
     kept, states = [], []
     diverged = np.full(tuple(state.x.shape[:-1]), -1, dtype=int)
-    safe, safe_score = state, np.asarray(0.0 if score is None else score(state))
+    safe, safe_score = state, host(0.0 if score is None else score(state))
     if 0 in wanted:
         kept.append(0)
         states.append(state)
@@ -183,7 +185,7 @@ def sflcb(
             if score is None:
                 safe = s
             else:
-                now = np.asarray(score(s))
+                now = host(score(s))
                 worse = now >= safe_score
                 safe, safe_score = _merge(worse, safe, s), np.where(worse, safe_score, now)
             if t in wanted:
@@ -207,7 +209,8 @@ def warm_start(
 
     Projected primal-dual gradient on ``min_z max_{v >= 0} g(x, z) + v^T h(x, z)`` at fixed x, then
     ``y = z, u = v, alpha = beta = min(h(x, z), 0)``. With `iterations` of order log(1/delta) the start is
-    within O(delta), which takes the complexity from O(eps^-4) to O(eps^-3).
+    within O(delta), which takes the complexity from O(eps^-4) to O(eps^-3). The recipe needs A of full row
+    rank; without it run `sflcb` with ``steps.x = 0`` for O(eps^-2) iterations instead (Corollary 5.5).
 
     Source: Theorem 5.2, Corollary 5.3 and the recipe after them.
     """
@@ -219,39 +222,56 @@ def warm_start(
     return replace(start(problem, x, z), u=v, v=v), iterations
 
 
-def check_shapes(problem: BilevelProblem, x: Array, y: Array) -> None:
-    """Raise ValueError unless x ends in dx entries and y in dy with the same leading axes."""
+def check_shapes(problem: BilevelProblem, x: Array, y: Array, name: str = "y") -> None:
+    """Raise ValueError unless x ends in dx entries and y in dy with the same leading axes, in one library."""
+    for label, value in (("x", x), (name, y)):
+        if type(value) is not type(problem.a):
+            raise ValueError(
+                f"{label} is a {type(value).__name__} and A a {type(problem.a).__name__}: use one library for both"
+            )
     if x.shape[-1] != problem.dx:
         raise ValueError(f"x has {x.shape[-1]} entries, B has {problem.dx} columns")
     if y.shape[-1] != problem.dy:
-        raise ValueError(f"y has {y.shape[-1]} entries, A has {problem.dy} columns")
+        raise ValueError(f"{name} has {y.shape[-1]} entries, A has {problem.dy} columns")
     if x.shape[:-1] != y.shape[:-1]:
         raise ValueError(
-            f"x and y have batch shapes {tuple(x.shape[:-1])} and {tuple(y.shape[:-1])}: make them equal"
+            f"x and {name} have batch shapes {tuple(x.shape[:-1])} and {tuple(y.shape[:-1])}: make them equal"
         )
+
+
+def check_state(problem: BilevelProblem, s: State) -> None:
+    """Raise ValueError unless every part of the state has its shape and only finite entries."""
+    check_shapes(problem, s.x, s.y)
+    check_shapes(problem, s.x, s.z, "z")
+    shape = (*s.x.shape[:-1], problem.dh)
+    for name in ("alpha", "beta", "u", "v"):
+        found = tuple(getattr(s, name).shape)
+        if found != shape:
+            raise ValueError(f"{name} has shape {found}, needs {shape}: one entry a constraint row")
+    for name in ("x", "y", "z", "alpha", "beta", "u", "v"):
+        check_finite(name, getattr(s, name))
 
 
 def rho_bound(problem: BilevelProblem, delta: Any) -> float | None:
     """Return ``(mu_g - delta l_f1) / sigma_max(A)^2``, smallest over the batch; None with unknown constants."""
     if problem.mu_g is None or problem.l_f1 is None:
         return None
-    a = np.asarray(problem.a)
+    a = host(problem.a)
     norm = np.linalg.norm(a, ord=2, axis=(-2, -1)).max()
-    return float((problem.mu_g - float(np.max(np.asarray(delta))) * problem.l_f1) / norm**2)
+    return float((problem.mu_g - float(np.max(host(delta))) * problem.l_f1) / norm**2)
 
 
 def _check_parameters(problem: BilevelProblem, delta: Any, rho1: Any, rho2: Any, steps: Steps) -> list[str]:
-    lowest = {"delta": delta, **{f"eta_{k}": getattr(steps, k) for k in "xyzuv"}}
-    for name, value in lowest.items():
-        if not float(np.min(np.asarray(value))) >= 0 or (
-            name == "delta" and float(np.min(np.asarray(value))) == 0
-        ):
-            raise ValueError(f"{name} = {float(np.min(np.asarray(value)))} must be positive")
+    for name, value in {"delta": delta, **{f"eta_{k}": getattr(steps, k) for k in "xyzuv"}}.items():
+        smallest = float(np.min(host(value)))
+        # eta_x = 0 freezes x, as the start of Corollary 5.5 does.
+        if not (smallest > 0 or (name == "eta_x" and smallest == 0)):
+            raise ValueError(f"{name} = {smallest:g} must be positive")
     for name, value in (("rho1", rho1), ("rho2", rho2)):
-        if not float(np.min(np.asarray(value))) >= 0:
-            raise ValueError(f"{name} = {float(np.min(np.asarray(value)))} must not be negative")
+        if not float(np.min(host(value))) >= 0:
+            raise ValueError(f"{name} = {float(np.min(host(value)))} must not be negative")
     bound = rho_bound(problem, delta)
-    largest = max(float(np.max(np.asarray(rho1))), float(np.max(np.asarray(rho2))))
+    largest = max(float(np.max(host(rho1))), float(np.max(host(rho2))))
     if bound is None or largest < bound:
         return []
     note = f"rho = {largest:g} is not below the bound {bound:.3g} of the theory: the modulus of Lemma A.4 is lost"
@@ -262,7 +282,7 @@ def _check_parameters(problem: BilevelProblem, delta: Any, rho1: Any, rho2: Any,
 def _runaway(s: State, limit: float) -> np.ndarray:
     size = (s.x * s.x).sum(-1) + (s.y * s.y).sum(-1) + (s.z * s.z).sum(-1) + (s.u * s.u).sum(-1)
     # Comparing with "not <=" catches a NaN too.
-    return ~np.asarray(size + (s.v * s.v).sum(-1) <= limit**2)
+    return ~host(size + (s.v * s.v).sum(-1) <= limit**2)
 
 
 def _merge(mask: np.ndarray, yes: State, no: State) -> State:

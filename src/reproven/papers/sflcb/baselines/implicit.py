@@ -39,12 +39,14 @@ def hypergradient(
     f_x, f_y = problem.grad_f(x, answer.y)
     g_yy, g_yx = problem.hessians_g(x, answer.y)
     a, n, k = problem.a[rows], problem.dy, len(rows)
-    system = np.block([[g_yy, a.T], [a, np.zeros((k, k))]])
+    system, target = np.zeros((n + k, n + k)), np.zeros(n + k)
+    system[:n, :n], system[:n, n:], system[n:, :n] = g_yy, a.T, a
+    target[:n] = f_y
     # Least squares: dependent active rows leave r undetermined but B_S^T r exact where y* is smooth.
     try:
-        solution = np.linalg.solve(system, np.r_[f_y, np.zeros(k)])
+        solution = np.linalg.solve(system, target)
     except np.linalg.LinAlgError:
-        solution = np.linalg.lstsq(system, np.r_[f_y, np.zeros(k)], rcond=None)[0]
+        solution = np.linalg.lstsq(system, target, rcond=None)[0]
     return f_x - g_yx.T @ solution[:n] - problem.b_x[rows].T @ solution[n:]
 
 
@@ -125,7 +127,7 @@ class GAM(ImplicitGradient):
             return hypergradient(problem, x, answer)
         sure = np.setdiff1d(answer.active(), ambiguous)
         sets = [
-            np.sort(np.r_[sure, np.array(extra, int)]).astype(int)
+            np.sort(np.array([*sure, *extra], dtype=int))
             for size in range(len(ambiguous) + 1)
             for extra in itertools.combinations(ambiguous, size)
             if len(sure) + size <= problem.dy

@@ -56,6 +56,10 @@ class LCQP(BilevelProblem):
         """Return g_yy (dy, dy) and g_yx (dy, dx)."""
         return self.Q, -self.C
 
+    def hessian_f(self, x: Array, y: Array) -> Array:
+        """Return f_yy (dy, dy)."""
+        return np.eye(self.dy)
+
     @cached_property
     def _lower(self) -> ConvexQP:
         return ConvexQP(self.Q, self.a)
@@ -112,7 +116,10 @@ def draw(dx: int, dy: int, dh: int, generator: np.random.Generator, *, coupled: 
     A /= np.linalg.norm(A, 2)
     B *= 0.5 * coupled / np.linalg.norm(B, 2)
     Q = (basis * eigenvalues) @ basis.T
-    return LCQP((Q + Q.T) / 2, C, q, y_t, x_t, A, B, b)
+    problem = LCQP((Q + Q.T) / 2, C, q, y_t, x_t, A, B, b)
+    # The Hessian of g is [[0, -C^T], [-C, Q]].
+    problem.l_g1 = 10.0 + float(np.linalg.norm(C, 2))
+    return problem
 
 
 def stack(problems: Sequence[LCQP]) -> LCQP:

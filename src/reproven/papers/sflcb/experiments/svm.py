@@ -46,7 +46,7 @@ def svm(
     Records, per split and protocol: accuracy (at the reported lower iterate, the paper's metric), true_accuracy
     (at the exact response), phi (exact, after repair), ratio and excess over the bound or best known value,
     violation, repaired, empty (Y(c) empty before repair), smallest_violation, response_error, seconds; per
-    checkpoint accuracy_path, phi_path, ratio_path; per split bound, bound_tight and start_phi.
+    checkpoint accuracy_path, true_accuracy_path, phi_path; per split bound, bound_tight and start_phi.
     """
     x_all, labels = arrays(ctx.dataset())
     rows = quadratic_features(x_all) if features == "quadratic" else standardised(x_all)
@@ -103,7 +103,9 @@ def svm(
             at: dict[str, Any] = {**where, "step": k, "gradients": trace.gradients[k], "solves": trace.solves[k],
                   "seconds": trace.seconds[k]}  # fmt: skip
             ctx.record_many("accuracy_path", batch.accuracy(z)[:, 0], unit="1", direction="higher", **at)
-            ctx.record_many("phi_path", scores(batch, c, z)[:, 0], unit="1", direction="lower", **at)
+            phi, true = scored(batch, c, z)
+            ctx.record_many("phi_path", phi[:, 0], unit="1", direction="lower", **at)
+            ctx.record_many("true_accuracy_path", true[:, 0], unit="1", direction="higher", **at)
         finals[plan, key] = _final(ctx, batch, trace.x[-1], trace.y[-1], where)
         ctx.record("seconds", trace.seconds[-1], unit="s", method=key, protocol=plan)
         ctx.record("gradients", trace.gradients[-1], unit="evaluations", method=key, protocol=plan)
@@ -125,11 +127,18 @@ def responses(batch: SVM, x: np.ndarray) -> np.ndarray:
 
 def scores(batch: SVM, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return Phi of every c (S, P) after repair by its own y; inf where the run is not finite."""
-    out = np.full(x.shape[:-1], np.inf)
+    return scored(batch, x, y)[0]
+
+
+def scored(batch: SVM, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return Phi of every repaired c and the test accuracy at its exact response, (S, P); inf, NaN if not finite."""
+    phi, right = np.full(x.shape[:-1], np.inf), np.full(x.shape[:-1], np.nan)
     for index, member, (c, z) in batch.each(x, y):
         if np.abs(c).max() < 1e8 and np.abs(z).max() < 1e8:
-            out[index] = member.phi(member.repair(c, z) + 1e-12)
-    return out
+            fixed = member.repair(c, z) + 1e-12
+            exact = member.lower(fixed).y
+            phi[index], right[index] = member._f(fixed, exact), member.accuracy(exact)
+    return phi, right
 
 
 def standardised(rows: np.ndarray) -> np.ndarray:
@@ -187,14 +196,19 @@ def _final(ctx: Context, batch: SVM, x: np.ndarray, y: np.ndarray, where: dict) 
             honest = member.lower(c).y
             columns["empty"].append(0.0)
             columns["smallest_violation"].append(0.0)
-            error = float(np.linalg.norm(z - honest) / np.linalg.norm(honest))
-            columns["response_error"].append(error)
+            columns["response_error"].append(_relative(z - honest, honest))
             columns["true_accuracy"][-1] = float(member.accuracy(honest))
         except Infeasible:
             columns["empty"].append(1.0)
             columns["smallest_violation"].append(smallest_violation(member.a, member.rhs + c)[0])
-            columns["response_error"].append(float(np.linalg.norm(z - exact) / np.linalg.norm(exact)))
+            columns["response_error"].append(_relative(z - exact, exact))
     better = {"accuracy": "higher", "true_accuracy": "higher"}
     for key, column in columns.items():
         ctx.record_many(key, column, unit="1", direction=better.get(key, "lower"), **where)
     return np.array(columns["phi"])
+
+
+def _relative(error: np.ndarray, size: np.ndarray) -> float:
+    """Return |error| / |size|: 0 where both are zero (caps of 1 and more allow w = 0), inf where only size is."""
+    above, below = float(np.linalg.norm(error)), float(np.linalg.norm(size))
+    return above / below if below else (np.inf if above else 0.0)

@@ -28,7 +28,8 @@ def theorems(
     Records value_ratio ``(Phi - Phi_delta) / (delta l^2 / 2 mu_g)``, l the larger |grad_y f| on the segment from
     y*_delta to y*; distance_ratio ``|y*_delta - y*| / (2 delta l / mu_g)``; gradient_error of Lemma 4.4 against
     central differences; gradient_bias ``|grad Phi - grad Phi_delta|`` at points with strict complementarity above
-    `margin` for every delta; modulus_excess ``lambda_min / mu_y - 1``.
+    `margin` for every delta; modulus_excess ``(lambda_min - mu_y) / mu``; modulus_above ``lambda_min / mu`` at 100
+    times the bound on rho, where the formula is empty but K stays strongly convex.
     """
     for i in range(problems):
         problem = draw(*SIZE, ctx.generator("theory", problem=i))
@@ -81,7 +82,7 @@ def _difference_error(problem: LCQP, x: np.ndarray, delta: float, width: float =
 def _moduli(ctx: Context, cases: int) -> None:
     """Record how far the smallest eigenvalue of K in y' lies above mu_y, on random curvatures, delta and rho."""
     generator = ctx.generator("moduli")
-    excess = np.empty(cases)
+    excess, above = np.empty(cases), np.empty(cases)
     for k in range(cases):
         dy, dh = int(generator.integers(1, 9)), int(generator.integers(1, 6))
         spread = generator.standard_normal((dy, dy))
@@ -93,10 +94,14 @@ def _moduli(ctx: Context, cases: int) -> None:
         rho = generator.uniform(1e-3, 1.0) * (mu - delta * l_f1) / norm**2
         # The worst curvature allowed: g at its modulus in one direction, f concave at l_f1 in the same.
         eigenvalues = np.r_[mu - delta * l_f1, generator.uniform(mu, 5 * mu, dy - 1)]
-        smallest = np.linalg.eigvalsh(hessian_y((basis * eigenvalues) @ basis.T, a, rho))[0]
+        hessian = (basis * eigenvalues) @ basis.T
+        smallest = np.linalg.eigvalsh(hessian_y(hessian, a, rho))[0]
+        beyond = 100 * (mu - delta * l_f1) / norm**2
+        above[k] = np.linalg.eigvalsh(hessian_y(hessian, a, beyond))[0] / mu
         bound = modulus(mu, l_f1, norm, delta, rho)
         excess[k] = (smallest - bound) / max(mu, 1e-12)
     ctx.record_many("modulus_excess", excess, unit="1", case=range(cases))
+    ctx.record_many("modulus_above", above, unit="1", case=range(cases))
 
 
 def descent(
@@ -110,12 +115,15 @@ def descent(
 ) -> None:
     """Follow the potential V along runs in the proven regime (eta_x = eta/10) and with equal steps.
 
-    Records potential_increases, the steps on which V grows by more than 1e-10, and largest_increase.
+    Records potential_increases, the steps on which V grows by more than 1e-10, and largest_increase; and
+    initial_potential, V_0 from a cold start (y = z = 0, no multipliers) and a warm one (exact lower-level
+    solution and multipliers) at the same x.
     """
     regimes = {"proven": Steps(eta / 10, eta, eta, eta, eta), "equal": Steps.common(eta)}
     for i in range(problems):
         problem = draw(*SIZE, ctx.generator("descent", problem=i))
         ctx.progress(i / problems, f"problem {i}")
+        _initial(ctx, problem, i, deltas)
         for regime, steps in regimes.items():
             for delta in deltas:
                 for rho in rhos:
@@ -132,6 +140,18 @@ def descent(
                     if i == 0:
                         kept = range(0, iterations + 1, max(1, iterations // 40))
                         ctx.record_many("potential", values[list(kept)], unit="1", **where, step=kept)
+
+
+def _initial(ctx: Context, problem: LCQP, index: int, deltas: Sequence[float]) -> None:
+    x = np.zeros(problem.dx)
+    lower = problem.lower(x)
+    cold = start(problem, x, np.zeros(problem.dy))
+    warm = replace(start(problem, x, lower.y), u=lower.multipliers, v=lower.multipliers)
+    for name, state in (("cold", cold), ("warm", warm)):
+        for delta in (*deltas, 0.03, 0.003):
+            value = potential(problem, state, delta, 1.0, 1.0)
+            where: dict[str, Any] = {"problem": index, "delta": delta, "start": name}
+            ctx.record("initial_potential", value, unit="1", direction="lower", **where)
 
 
 def complexity(
@@ -179,7 +199,7 @@ def complexity(
 def controls(ctx: Context, *, problems: int, iterations: int, delta: float, rho: float) -> None:
     """Run Algorithm 1 and its broken twins alike; record stationarity ``|grad Phi_delta|`` of the best kept x.
 
-    Clipped multipliers of equality rows are told apart on the 3-node network (experiment transport_three).
+    Clipped multipliers of equality rows are told apart on BiC-GAFFA's toy (experiment gaffa).
     """
     bed = [draw(*SIZE, ctx.generator("controls", problem=i)) for i in range(problems)]
     batch = stack(bed)

@@ -22,7 +22,8 @@ def toy(ctx: Context, *, starts: int, rows: Mapping[str, Mapping[str, Any]]) -> 
     Args: rows, name -> ``{iterations, ...settings}``; only SFLCB's settings are known to a row, other methods
     run once, with their preset ``toy``.
     Records final_gap (to the nearest listed minimum), gradients_to (gradient evaluations after which the gap
-    stays below a tolerance; the budget where it never does), solved, phi, and minimum (the mean end point of a basin).
+    stays below a tolerance; the budget where it never does), solved, phi,
+    start_x and end, and minimum (the mean end point of a basin).
     """
     problem, minima = Toy(), np.array(MINIMA)
     levels = problem.phi(minima[:, None])
@@ -51,6 +52,8 @@ def toy(ctx: Context, *, starts: int, rows: Mapping[str, Mapping[str, Any]]) -> 
             where: dict[str, Any] = {"method": name, "row": row, "start": range(starts)}
             ctx.record_many("final_gap", gap[-1], unit="1", direction="lower", **where)
             ctx.record_many("phi", value[-1], unit="1", **where, basin=nearest.tolist())
+            ctx.record_many("end", path[-1], unit="1", **where)
+            ctx.record_many("start_x", path[0], unit="1", **where)
             for basin in np.unique(nearest):
                 reached = float(path[-1][nearest == basin].mean())
                 ctx.record("minimum", reached, unit="1", method=name, row=row, basin=int(basin))

@@ -41,8 +41,10 @@ def transport(
             ``corrected`` (free multipliers, y >= 1e-4); settings from the presets ``transport_<network>_<protocol>``.
         start: seeds of the published start x ~ 0.3 + 0.7 U (Mersenne twister, filled by columns).
         delta: replaces the preset's delta, one run each; iterations the preset's number, scale multiplies it.
-    Records utility_path and true_path along the run; reported, sustained, truncated (shares < 0.02 and
-    capacities < 0.01 set to zero, as BLOCC reports), imbalance and mean_imbalance, served_reported and
+    Records utility_path, true_path and weighted_path (truncated and demand-weighted) along the run;
+    reported, sustained, truncated (shares < 0.02 and
+    capacities < 0.01 set to zero, as BLOCC reports), truncated_weighted (the same with revenue times demand, as
+    BLOCC's 9-node file reports) and weight_effect (their difference), imbalance and mean_imbalance, served_reported and
     served_true at the end, best_sustained over the checkpoints; on three nodes capacity, capacity_error and
     utility_error against the closed form.
     """
@@ -81,6 +83,7 @@ def transport(
                     "utility_path", problem.utility(points, lower), unit="1", direction="higher", **at
                 )
                 ctx.record_many("true_path", true[k], unit="1", direction="higher", **at)
+                ctx.record_many("weighted_path", _weighted(problem, points, lower), unit="1", **at)
             ctx.record_many("best_sustained", true.max(0), unit="1", direction="higher", **where)
             ctx.record_many("sustained", true[-1], unit="1", direction="higher", **where)
             peak = np.max([problem.utility(p, q) for p, q in zip(trace.x, trace.y)], axis=0)
@@ -135,11 +138,20 @@ def _starts(problem: Transport, seeds: Sequence[int]) -> tuple[np.ndarray, np.nd
     return x, y
 
 
+def _weighted(problem: Transport, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return sum m w y - sum c x with shares < 0.02 and capacities < 0.01 set to zero."""
+    share = y[..., : problem.K]
+    return np.where(share < 0.02, 0, share) @ (problem.m * problem.w) - np.where(x < 0.01, 0, x) @ problem.c
+
+
 def _final(ctx: Context, problem: Transport, x: np.ndarray, y: np.ndarray, where: dict[str, Any]) -> None:
     share = y[:, : problem.K]
     ctx.record_many("reported", problem.utility(x, y), unit="1", **where)
-    cut_x, cut_share = np.where(x < 0.01, 0, x), np.where(share < 0.02, 0, share)
-    ctx.record_many("truncated", cut_share @ problem.m - cut_x @ problem.c, unit="1", **where)
+    cut = np.where(share < 0.02, 0, share) @ problem.m - np.where(x < 0.01, 0, x) @ problem.c
+    weighted = _weighted(problem, x, y)
+    ctx.record_many("truncated", cut, unit="1", **where)
+    ctx.record_many("truncated_weighted", weighted, unit="1", **where)
+    ctx.record_many("weight_effect", np.abs(weighted - cut), unit="1", **where)
     residual = problem.imbalance(y)
     ctx.record_many("imbalance", residual.max((-2, -1)), unit="1", direction="lower", **where)
     rows = np.arange(problem.K)

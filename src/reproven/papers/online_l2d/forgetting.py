@@ -1,0 +1,163 @@
+"""Ridge regressions that forget, for experts whose reliability moves: sliding window and discount.
+
+Epsilon-greedy on one ridge regression of the cost per row, as `linear_bandits.RidgeBandit`, but on weighted data:
+
+    theta_a(t) = (lambda I + sum_s w_s x~_s x~_s^T)^{-1} sum_s w_s x~_s c_s,   s over the rounds in which a was played
+
+with w_s = 1[t - s <= span] (window; Cheung, Simchi-Levi & Zhu 2019) or (1 - 1/span)^(t - s) (discount; Russac,
+Vernade & Cappe 2019). Both take confidence bounds; here the rule is epsilon-greedy, so that only the memory differs
+from the baseline without forgetting. What was long not played falls back to a predicted cost of 0 and is tried again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from reproven.papers.online_l2d.compiled import njit
+from reproven.papers.online_l2d.kernels import argmax_random_ties, cost_of, draw, fill_pool
+from reproven.papers.online_l2d.learner import BLOCK, EXPLORATION_GRID, SCALE_GRID, Trace
+from reproven.papers.online_l2d.streams import Stream
+
+MEMORIES = ("window", "discount")
+
+
+@njit
+def solve_regularised(gram, moment, weight, ridge, factor, out):
+    """out = (weight gram + ridge I)^{-1} weight moment by Cholesky, in O(d^3); `factor` (d, d) is overwritten."""
+    d = moment.shape[0]
+    for i in range(d):
+        for j in range(i + 1):
+            total = weight * gram[i, j]
+            if i == j:
+                total += ridge
+            for l in range(j):
+                total -= factor[i, l] * factor[j, l]
+            factor[i, j] = np.sqrt(total) if i == j else total / factor[j, j]
+    for i in range(d):
+        total = weight * moment[i]
+        for l in range(i):
+            total -= factor[i, l] * out[l]
+        out[i] = total / factor[i, i]
+    for i in range(d - 1, -1, -1):
+        total = out[i]
+        for l in range(i + 1, d):
+            total -= factor[l, i] * out[l]
+        out[i] = total / factor[i, i]
+
+
+@njit
+def add_observation(gram, moment, row, x, cost, sign):
+    """Add (sign = 1) or take away (-1) one observation of a row."""
+    for i in range(x.shape[0]):
+        moment[row, i] += sign * cost * x[i]
+        for j in range(i + 1):
+            gram[row, i, j] += sign * x[i] * x[j]
+
+
+@njit
+def run_forgetting(
+    windowed, span, ridge, epsilon, n_labels, first, gram, moment, coefficients, last, played_row, played_cost,
+    contexts, index, label, wrong, available, fee, uniforms, actions, propensities,
+):  # fmt: skip
+    """Play the rounds first .. first + T - 1; `index` and the two histories hold the whole stream."""
+    rows, d = coefficients.shape
+    pool = np.empty(rows, np.int64)
+    value = np.empty(rows)
+    p = np.empty(rows)
+    factor = np.empty((d, d))
+    keep = 1.0 - 1.0 / span
+    for i in range(actions.shape[0]):
+        t = first + i
+        if windowed and t > span:
+            old = t - span - 1
+            row = played_row[old]
+            add_observation(gram, moment, row, contexts[index[old]], played_cost[old], -1.0)
+            solve_regularised(gram[row], moment[row], 1.0, ridge, factor, coefficients[row])
+        x = contexts[index[t]]
+        k = fill_pool(n_labels, True, available, t, pool)
+        for j in range(k):
+            row = pool[j]
+            if not windowed and last[row] >= 0:
+                weight = keep ** (t - last[row])
+                solve_regularised(gram[row], moment[row], weight, ridge, factor, coefficients[row])
+            value[j] = 0.0
+            for l in range(d):
+                value[j] -= coefficients[row, l] * x[l]
+            p[j] = epsilon / k
+        best = argmax_random_ties(value, k, uniforms[i, 0])
+        p[best] = 1.0 - epsilon / k * (k - 1)
+        chosen = draw(p, k, uniforms[i, 1])
+        row = pool[chosen]
+        actions[i] = row
+        propensities[i] = p[chosen]
+        cost = cost_of(n_labels, row, label, wrong, fee, t)
+        played_row[t] = row
+        played_cost[t] = cost
+        if not windowed and last[row] >= 0:
+            weight = keep ** (t - last[row])
+            for j in range(d):
+                moment[row, j] *= weight
+                for l in range(j + 1):
+                    gram[row, j, l] *= weight
+        last[row] = t
+        add_observation(gram, moment, row, x, cost, 1.0)
+        if windowed:
+            solve_regularised(gram[row], moment[row], 1.0, ridge, factor, coefficients[row])
+
+
+@dataclass(frozen=True)
+class ForgettingRidge:
+    """Ridge regression per row with a memory of about `span` rounds, and epsilon-greedy on it.
+
+    memory: "window", the last `span` rounds alone, O(K d + d^3) a round; or "discount", weights
+    (1 - 1/span)^age, O(K d^3) a round. span >= 1; None takes share * T, share > 0.
+    epsilon = min(1, kappa T^{-1/3}), kappa > 0; ridge > 0 is lambda. Raises ValueError outside these ranges.
+    Source: module docstring.
+
+    >>> trace = ForgettingRidge(span=500).run(static(1000, np.random.default_rng(0)), np.random.default_rng(1))
+    """
+
+    memory: str = "window"
+    span: int | None = None
+    kappa: float = 1.0
+    ridge: float = 1.0
+    share: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.memory not in MEMORIES:
+            raise ValueError(f"memory {self.memory!r} is unknown: use one of {', '.join(MEMORIES)}")
+        if not (self.kappa > 0 and self.ridge > 0 and self.share > 0):
+            raise ValueError(
+                f"kappa is {self.kappa}, ridge {self.ridge} and share {self.share}: give positive numbers"
+            )
+        if self.span is not None and self.span < 1:
+            raise ValueError(f"span is {self.span}: give at least one round, or None for share * T")
+
+    def candidates(self) -> list[ForgettingRidge]:
+        """Grid for tuning: exploration times memory, as large as every other method's."""
+        return [
+            replace(self, kappa=self.kappa * k, share=self.share * s)
+            for k in EXPLORATION_GRID
+            for s in SCALE_GRID
+        ]
+
+    def run(self, stream: Stream, rng: np.random.Generator) -> Trace:
+        """Play the whole stream; `rng` gives two uniforms a round."""
+        contexts = stream.augmented()
+        d, rows, T = contexts.shape[1], stream.rows, stream.rounds
+        span = self.span or max(1, int(self.share * T))
+        gram, moment, coefficients = np.zeros((rows, d, d)), np.zeros((rows, d)), np.zeros((rows, d))
+        last, played_row, played_cost = np.full(rows, -1), np.empty(T, np.int64), np.empty(T)
+        actions, propensities = np.empty(T, np.int16), np.empty(T)
+        epsilon = min(1.0, self.kappa * T ** (-1 / 3))
+        for start in range(0, T, BLOCK):
+            block = slice(start, min(start + BLOCK, T))
+            run_forgetting(
+                self.memory == "window", span, self.ridge, epsilon, stream.n_labels, start, gram, moment,
+                coefficients, last, played_row, played_cost, contexts, stream.index, stream.label,
+                stream.wrong, stream.available, stream.fee, rng.random((block.stop - start, 2)),
+                actions[block], propensities[block],
+            )  # fmt: skip
+        return Trace(actions, propensities)
