@@ -65,7 +65,7 @@ def _dots(axis: Axes, part: pd.DataFrame, methods: list[str], by: str, label: st
     values = sorted(part[by].unique())
     for i, value in enumerate(values):
         points = interval(part[part[by] == value], ["method"]).set_index("method").reindex(methods)
-        height = np.arange(len(methods)) + 0.25 * (i - (len(values) - 1) / 2)
+        height = np.arange(len(methods)) + min(0.25, 0.8 / len(values)) * (i - (len(values) - 1) / 2)
         axis.errorbar(
             points["mean"], height, xerr=points["half"], linestyle="", marker=MARKERS[i % len(MARKERS)],
             markersize=4, color=GREYS[i % len(GREYS)], elinewidth=1, label=label.format(value),
