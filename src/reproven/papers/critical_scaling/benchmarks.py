@@ -27,11 +27,12 @@ def attention_cost(
     """Time and peak memory of one pass: alone, with statistics on 1/share of the rows, on all, with stored maps.
 
     Ways take turns within each repeat, so that a slow moment hits all of them. Peak memory is resident memory above
-    what it was before the pass.
+    what it was before the pass; on a GPU, memory allocated there.
     """
     model, _ = ctx.dataset(network)
+    model = model.to(ctx.device)
     rng = ctx.generator("tokens")
-    ids = torch.as_tensor(rng.integers(100, 20000, size=(1, length)))
+    ids = torch.as_tensor(rng.integers(100, 20000, size=(1, length))).to(ctx.device)
     rows = torch.as_tensor(np.sort(rng.choice(length, length // share, replace=False)))
     groups = [torch.arange(a, min(a + 128, length)) for a in range(0, length, 128)]
     body = getattr(model, "base_model", model)
@@ -50,7 +51,7 @@ def attention_cost(
             found = {}
             for way, call in {**ways, **(slow if repeat < 2 else {})}.items():
                 ctx.progress(repeat / repeats, way)
-                seconds, peak = measured(call)
+                seconds, peak = measured(call) if ids.device.type == "cpu" else measured_on_gpu(call)
                 found[way] = (seconds, peak)
                 ctx.record(
                     "seconds", seconds, unit="s", direction="lower", way=way, repeat=repeat, network=network
@@ -115,6 +116,16 @@ def measured(call: Callable[[], Any]) -> tuple[float, float]:
     watcher.join()
     del result
     return seconds, (peaks[0] - start) / 2**20
+
+
+def measured_on_gpu(call: Callable[[], Any]) -> tuple[float, float]:
+    """Return (seconds, peak MiB allocated above the start) of one call on the current CUDA device."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    start, began = torch.cuda.memory_allocated(), time.perf_counter()
+    call()
+    torch.cuda.synchronize()
+    return time.perf_counter() - began, (torch.cuda.max_memory_allocated() - start) / 2**20
 
 
 def rows_cost(ctx: Context, *, n: int, rows_total: int, repeats: int) -> None:

@@ -43,7 +43,7 @@ def _block(x: np.ndarray) -> tuple[np.ndarray, ...]:
     broken = ~np.isfinite(top)
     masked = np.isneginf(top)
     floor = np.finfo(np.float32).min / 2
-    keys = n - _leading(y, floor)
+    keys = n - _leading(y, floor)  # type: ignore[arg-type]  # a float32 scalar
     with np.errstate(invalid="ignore", over="ignore"):
         g = top[:, None] - y[:, -2::-1]
     small = np.finfo(np.float32).eps * np.maximum(1.0, np.abs(np.where(broken, 1.0, top))).astype(np.float32)
