@@ -101,7 +101,9 @@ class Listener(Protocol):
 class Scaler(Protocol):
     """Returns logit factors of a layer. `by_rows`: they depend on the logits themselves."""
 
-    by_rows: bool
+    @property
+    def by_rows(self) -> bool:
+        """Whether factors depend on the logits."""
 
     def factors(self, call: Call) -> Tensor | None:
         """Return factors by place, (heads or 1, q), or None for all ones; asked when `by_rows` is False."""
@@ -141,7 +143,8 @@ def attending(
             "AttentionInterface (T5, BLOOM and other older classes do not)"
         )
     _register()
-    before = model.config._attn_implementation
+    config: Any = model.config
+    before = config._attn_implementation
     setter(NAME)
     session = _Session(listener, scaler)
     _sessions.append(session)

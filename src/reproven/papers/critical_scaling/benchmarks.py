@@ -6,6 +6,7 @@ import gc
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -152,7 +153,7 @@ def rows_cost(ctx: Context, *, n: int, rows_total: int, repeats: int) -> None:
                 ctx.record("stream_over", ratio, unit="x", direction="lower", over=name, repeat=repeat)
     for repeat in range(repeats):
         rng = ctx.generator("rows", repeat=repeat)
-        seconds = _timed(lambda rng=rng: _theorem_rows(rows_total, rng))
+        seconds = _timed(partial(_theorem_rows, rows_total, rng))
         ctx.record("theorem_seconds", seconds, unit="s", direction="lower", repeat=repeat)
 
 

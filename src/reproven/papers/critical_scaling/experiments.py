@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from reproven.papers.critical_scaling.exponents import local_exponents
 SLACK = 1e-9
 
 # Rows of Theorem A: six random families, and one built against the bounds.
-ROW_FAMILIES = {
+ROW_FAMILIES: dict[str, Any] = {
     "gaussian": families.Gaussian(),
     "exponential": families.Exponential(),
     "weibull": families.Weibull(0.5),
@@ -208,9 +209,9 @@ def _closed_forms(ctx: Context) -> None:
         ratio = families.quantile_scale(clusters.quantiles(n))[0] / clusters.law(n)
         ctx.record("clusters_ratio", ratio, unit="1", n=n)
     for n in (256, 4096, 65536):
-        distant, alibi = families.LogDistance(0.7), families.Alibi(0.25)
-        for name, family in (("log_distance", distant), ("alibi", alibi)):
-            error = families.quantile_scale(family.quantiles(n))[0] / family.law(n) - 1
+        biases: dict[str, Any] = {"log_distance": families.LogDistance(0.7), "alibi": families.Alibi(0.25)}
+        for name, bias in biases.items():
+            error = families.quantile_scale(bias.quantiles(n))[0] / bias.law(n) - 1
             ctx.record("bias_error", abs(error), unit="1", bias=name, n=n)
 
 
@@ -280,7 +281,7 @@ def _means(ctx: Context, blocks: int) -> None:
         ctx.record("relative_spread", spread, unit="ratio", statistic=statistic)
 
 
-SCHEDULE_FAMILIES = {
+SCHEDULE_FAMILIES: dict[str, Any] = {
     "exponential": families.Exponential(),
     "gaussian": families.Gaussian(),
     "fixed_gap": families.Simplex(0.0),

@@ -7,6 +7,7 @@ families with each other, not with their limits.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 LAWS = ("const", "sqrt_log", "log", "log_squared", "power")
 
 
-def local_exponents(n: np.ndarray, scale: np.ndarray) -> np.ndarray:
+def local_exponents(n: Sequence[float] | np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Return d log B / d log log n between neighbouring lengths, (..., lengths - 1). scale: (..., lengths)."""
     x = np.log(np.log(np.asarray(n, dtype=float)))
     return np.diff(np.log(scale), axis=-1) / np.diff(x)

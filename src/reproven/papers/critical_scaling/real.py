@@ -111,7 +111,7 @@ def _record_documents(
     entropy = found.head_medians("entropy")
     depth = {keys: found.head_medians("depth", keys) for keys in medians}
     for d, i in itertools.product(range(len(medians["all"])), range(len(found.lengths))):
-        at = {"document": d, "n": found.lengths[i], **where}
+        at: dict[str, Any] = {"document": d, "n": found.lengths[i], **where}
         for keys, table in medians.items():
             b = table[d, i]
             ctx.record("scale", np.nanmedian(b), unit="1/logit", keys=keys, **at)

@@ -121,14 +121,15 @@ class Reader(nn.Module):
 
     def embedded(self, ids: Tensor) -> Tensor:
         """Return the embeddings of tokens, (..., width)."""
-        a, table = self.alphabet, self.model.get_input_embeddings().weight
+        model: Any = self.model
+        a, table = self.alphabet, model.get_input_embeddings().weight
         first, last = a.text, a.text + a.keys * a.values
         needles = table[last : last + a.keys, None] + table[None, last + a.keys :]
         return F.embedding(ids, torch.cat([table[:first], needles.flatten(0, 1), table[last:]]))
 
     def forward(self, input_ids: Tensor, body: bool = False) -> Tensor:
         """Return logits (batch, n, tokens); with `body`, the last layer's states instead."""
-        inside = self.model.base_model if body else self.model
+        inside: Any = self.model.base_model if body else self.model
         out = inside(inputs_embeds=self.embedded(input_ids), use_cache=False)
         return out.last_hidden_state if body else out.logits
 
@@ -206,7 +207,7 @@ def train(
         logits, target = model(ids[:, :-1]), ids[:, 1:]
         random = (target >= alphabet.text) & (target < alphabet.text + alphabet.keys * (alphabet.values + 1))
         each = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none")
-        weight = torch.where(target >= alphabet.answer(np.array(0)), answer_weight, 1.0).masked_fill(
+        weight = torch.where(target >= int(alphabet.answer(np.array(0))), answer_weight, 1.0).masked_fill(
             random, 0.0
         )
         loss = (each * weight.flatten()).sum() / weight.sum()

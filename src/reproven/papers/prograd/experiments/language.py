@@ -141,7 +141,7 @@ def _record_maps(
     targets: Sequence[np.ndarray],
     epsilon: float,
     at: dict[str, Any],
-) -> tuple[np.ndarray, np.ndarray]:
+) -> None:
     tokens = np.array([len(m) for m in maps])
     shares = np.array([satisfaction(m[None], t[None], epsilon)[0] for m, t in zip(maps, targets)])
     likeness = [cosine(m[None], t[None])[0] for m, t in zip(maps, targets)]
