@@ -8,8 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import slurm_node
 
+import slurm_node
 from conftest import CommandLine
 
 BAD = ["killed", "memory", "slow", "blocked"]

@@ -89,6 +89,8 @@ def _gather_tier(
         findings.samples[experiment] = {m: t.samples for t in found for m in t.metric}
         for target in found:
             gap = _gap(target, runs, statuses)
+            if tier not in node["budgets"]:
+                gap = ("reduced", f"the experiment does not run at the {tier} tier")
             if gap is not None:
                 absent[experiment, target.id] = gap
         planned = _results(store, findings.paper, (r.run_id for r in runs), statuses)

@@ -162,8 +162,9 @@ def _from_table(experiment: str, entry: Mapping[str, Any], folder: Path) -> list
     if not path.is_file():
         there = [p.name for p in folder.glob("*.csv")] if folder.is_dir() else []
         raise UserError(f"{name} is not in the paper's folder printed/{did_you_mean(path.name, there)}")
-    shared = {k: v for k, v in entry.items() if k not in ("printed", "where")}
+    shared = {k: v for k, v in entry.items() if k not in ("printed", "where", "rows", "without")}
     common = _where(entry.get("where") or {}, name)
+    wanted, left_out = (_where(entry.get(key) or {}, f"{name}: {key}") for key in ("rows", "without"))
     try:
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file, strict=True)
@@ -172,13 +173,20 @@ def _from_table(experiment: str, entry: Mapping[str, Any], folder: Path) -> list
         raise UserError(f"{name} does not parse: {error}") from None
     if not {"id", "value"} <= set(columns) or len(set(columns)) < len(columns) or not rows:
         raise UserError(f"{name} needs rows and the columns id and value, each once; it has {columns}")
+    for column in (*wanted, *left_out):
+        if column not in columns:
+            raise UserError(f"{name} has no column {column!r}{did_you_mean(column, columns)}")
     targets = []
     for line, row in enumerate(rows, start=2):
         place = f"{name} line {line}"
         if None in row or None in row.values():
             raise UserError(f"{place} has {'more' if None in row else 'fewer'} cells than the header")
         cells = {k: v.strip() for k, v in row.items() if v.strip()}
-        axes = {k: _scalar(v) for k, v in cells.items() if k not in PRINTED_COLUMNS}
+        if any(not _is(cells.get(c), v) for c, v in wanted.items()):
+            continue
+        if left_out and all(_is(cells.get(c), v) for c, v in left_out.items()):
+            continue
+        axes = {k: _scalar(v) for k, v in cells.items() if k not in (*PRINTED_COLUMNS, *wanted)}
         doubled = sorted(set(axes) & set(common))
         if doubled:
             raise UserError(f"{place}: {doubled[0]!r} is both a column and in where; keep one")
@@ -188,7 +196,14 @@ def _from_table(experiment: str, entry: Mapping[str, Any], folder: Path) -> list
                 f"{place} has no {'value' if 'id' in own else 'id'}; fill it in or delete the row"
             )
         targets.append(_target(experiment, {**shared, **own, "where": {**common, **axes}}, place))
+    if not targets:
+        raise UserError(f"{name}: no row is left; mend rows or without")
     return targets
+
+
+def _is(cell: str | None, value: Any) -> bool:
+    """Tell whether a printed cell is `value`, or one of a list of values."""
+    return cell is not None and _scalar(cell) in (value if isinstance(value, list | tuple) else [value])
 
 
 def _where(where: Any, name: str) -> dict[str, Any]:

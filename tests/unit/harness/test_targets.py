@@ -181,6 +181,23 @@ def test_mistakes_in_a_printed_table(tmp_path, text, match):
         load({**PRINTED, "where": {"n": 10}}, folder=table(tmp_path, text))
 
 
+def test_a_printed_average_stands_apart_from_its_cells(tmp_path):
+    folder = table(tmp_path, "id,source,value,category\na,T1,1,x\nb,T1,3,y\nc,T1,2,average\n")
+    cells = load({**PRINTED, "without": {"category": "average"}}, folder=folder)
+    assert [t.where for t in cells] == [{"category": "x"}, {"category": "y"}]
+    (mean,) = load(
+        {**PRINTED, "rows": {"category": "average"}, "where": {"category": ["x", "y"]}}, folder=folder
+    )
+    assert (mean.value, mean.where) == (2.0, {"category": ["x", "y"]})
+    (one,) = load({**PRINTED, "rows": {"category": ["y", "z"]}}, folder=folder)
+    assert (one.id, one.where) == ("b", {})
+    for key in ("rows", "without"):
+        with pytest.raises(UserError, match="no column 'categry'.*did you mean 'category'"):
+            load({**PRINTED, key: {"categry": "x"}}, folder=folder)
+    with pytest.raises(UserError, match="no row is left"):
+        load({**PRINTED, "rows": {"category": "q"}}, folder=folder)
+
+
 def test_a_printed_table_that_is_not_there(tmp_path):
     table(tmp_path, "")
     with pytest.raises(UserError, match=r"did you mean 't.csv'"):

@@ -18,6 +18,8 @@ What is supported:
 * one item at a time: `lond`, `lord_plus_plus`, `saffron`, `addis`, `e_lond`
 * without a guarantee: `fixed_threshold`; an oracle: `f1_adaptive`
 * metrics: module `metrics`
+* scores to decide on: subpackage `detectors` (nearest neighbours, PCA, ECOD, isolation forest, PaDiM, PatchCore) and
+  subpackage `network` (the SAC network, reconstructed: `train_sac`, `sac_score_maps`); `defects` makes test defects
 """
 
 from reproven.papers.sac_bl import metrics

@@ -65,7 +65,7 @@ def _dots(axis: Axes, part: pd.DataFrame, methods: list[str], by: str, label: st
     values = sorted(part[by].unique())
     for i, value in enumerate(values):
         points = interval(part[part[by] == value], ["method"]).set_index("method").reindex(methods)
-        height = np.arange(len(methods)) + 0.25 * (i - (len(values) - 1) / 2)
+        height = np.arange(len(methods)) + min(0.25, 0.8 / len(values)) * (i - (len(values) - 1) / 2)
         axis.errorbar(
             points["mean"], height, xerr=points["half"], linestyle="", marker=MARKERS[i % len(MARKERS)],
             markersize=4, color=GREYS[i % len(GREYS)], elinewidth=1, label=label.format(value),
@@ -224,4 +224,166 @@ def over_lambda(data: pd.DataFrame) -> Figure:
     axes[1][0].legend(fontsize=8)
     fig.suptitle("SBL: one shared uniform decides for the whole batch", fontsize=10)
     fig.tight_layout()
+    return fig
+
+
+def detectors_by_rules(data: pd.DataFrame) -> Figure:
+    """FPR (anomalies missed) and FDR of each rule with each detector; a column a data set, highest prevalence."""
+    data = data[data["method"].isin([m for m in data["method"].unique() if m])]
+    names, methods = list(dict.fromkeys(data["dataset"])), list(dict.fromkeys(data["method"]))
+    if "protocol" in data:
+        data = data[data["protocol"].isin(["shuffled"])]
+    columns = [n for n in names if (data["dataset"] == n).any()]
+    fig, axes = plt.subplots(
+        2, len(columns), figsize=(2.1 * len(columns) + 3.2, 0.34 * len(methods) * 2 + 2.4), sharey=True,
+        squeeze=False, layout="constrained",
+    )  # fmt: skip
+    for column, name in enumerate(columns):
+        part = data[data["dataset"] == name]
+        with_power = part[part["metric"] == "fpr"]["prevalence"]
+        share = with_power.max() if len(with_power) else part["prevalence"].max()
+        for axis, (metric, label) in zip(
+            axes[:, column], (("fpr", "FPR (anomalies missed)"), ("fdp", "FDR (mean FDP)"))
+        ):
+            cell = part[(part["metric"] == metric) & (part["prevalence"] == share)]
+            axis.set_title(f"{name.removeprefix('keel_')}\n{share:.0%} anomalies", fontsize=7)
+            axis.set_xlabel(label, fontsize=8)
+            axis.set_xlim(-0.03, 1.03)
+            axis.grid(axis="y", color="0.92")
+            if metric == "fdp":
+                axis.axvline(0.1, color="0.0", linestyle=":", linewidth=1)
+            if cell.empty:
+                axis.text(0.5, len(methods) / 2, "no anomaly marked:\nno power", ha="center", fontsize=8)
+                continue
+            _dots(axis, cell, methods, "detector", "{}")
+    for axis in axes[:, 0]:
+        axis.set_yticks(range(len(methods)), methods, fontsize=8)
+    axes[0][0].invert_yaxis()
+    shown = next(axis for axis in axes[1] if axis.get_legend_handles_labels()[0])
+    handles, labels = shown.get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)), frameon=False)
+    fig.suptitle("All detectors, all rules; dotted: level 0.1; bars: 95 % intervals over fits", fontsize=10)
+    return fig
+
+
+def fdp_spread(data: pd.DataFrame) -> Figure:
+    """The FDR is a mean: for each rule the mean FDP and the 90 % quantile of the FDP over test batches."""
+    data = data[data["metric"].isin(["fdp", "fdp_q90"]) & (data["method"] != "")]
+    methods = list(dict.fromkeys(data["method"]))
+    shares = sorted(data["prevalence"].unique())
+    fig, axes = plt.subplots(
+        1, len(shares), figsize=(3 * len(shares) + 2, 0.3 * len(methods) + 1.8), sharey=True, squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for axis, share in zip(axes[0], shares):
+        for metric, marker, colour, label in (
+            ("fdp", "o", "0.0", "mean FDP (FDR)"),
+            ("fdp_q90", "D", "0.6", "90 % quantile of the FDP"),
+        ):
+            cell = data[(data["prevalence"] == share) & (data["metric"] == metric)]
+            points = interval(cell, ["method"]).set_index("method").reindex(methods)
+            axis.errorbar(
+                points["mean"], range(len(methods)), xerr=points["half"], linestyle="", marker=marker,
+                markersize=4, color=colour, elinewidth=1, label=label,
+            )  # fmt: skip
+        axis.axvline(0.1, color="0.0", linestyle=":", linewidth=1, label="level 0.1")
+        axis.set_title(f"{share:.0%} anomalies", fontsize=9)
+        axis.set_xlim(-0.03, 1.03)
+        axis.set_xlabel("FDP")
+        axis.grid(axis="y", color="0.92")
+    axes[0][0].set_yticks(range(len(methods)), methods, fontsize=8)
+    axes[0][0].invert_yaxis()
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    fig.suptitle("Spread of the FDP; all detectors and data sets; bars: 95 % intervals", fontsize=10)
+    return fig
+
+
+def texture_detectors(data: pd.DataFrame) -> Figure:
+    """AUROC of every detector on weak and strong defects, a panel a texture; small marks: kinds of defects."""
+    textures = list(dict.fromkeys(data["texture"]))
+    detectors = list(dict.fromkeys(data["detector"]))
+    fig, axes = plt.subplots(
+        1, len(textures), figsize=(3.2 * len(textures) + 1.2, 0.5 * len(detectors) + 1.6), sharey=True,
+        squeeze=False, layout="constrained",
+    )  # fmt: skip
+    for axis, texture in zip(axes[0], textures):
+        part = data[(data["texture"] == texture) & (data["metric"] == "auroc")]
+        for i, strength in enumerate(("weak", "strong")):
+            points = interval(part[part["strength"] == strength], ["detector"])
+            points = points.set_index("detector").reindex(detectors)
+            height = np.arange(len(detectors)) + 0.3 * (i - 0.5)
+            axis.errorbar(
+                points["mean"], height, xerr=points["half"], linestyle="", marker=MARKERS[i], color=GREYS[2 * i],
+                elinewidth=1, label=f"{strength} defects",
+            )  # fmt: skip
+        axis.axvline(0.5, color="0.5", linestyle=":", linewidth=1)
+        axis.set_xlim(0.4, 1.02)
+        axis.set_xlabel("AUROC (image level)")
+        axis.set_title(texture, fontsize=9)
+        axis.grid(axis="y", color="0.92")
+    axes[0][0].set_yticks(range(len(detectors)), detectors)
+    axes[0][0].invert_yaxis()
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    fig.suptitle("Defects of kinds unseen in training; bars: 95 % intervals over fits", fontsize=10)
+    return fig
+
+
+def texture_rules(data: pd.DataFrame) -> Figure:
+    """FPR of each rule on strong defects, a column a detector, a marker a calibration size; image level."""
+    data = data[(data["level"] == "image") & (data["metric"] == "fpr") & (data["strength"] == "strong")]
+    data = data[data["prevalence"] == data["prevalence"].max()]
+    methods, detectors = list(dict.fromkeys(data["method"])), list(dict.fromkeys(data["detector"]))
+    fig, axes = plt.subplots(
+        1, len(detectors), figsize=(1.7 * len(detectors) + 2.2, 0.3 * len(methods) + 1.8), sharey=True,
+        squeeze=False, layout="constrained",
+    )  # fmt: skip
+    for axis, name in zip(axes[0], detectors):
+        _dots(axis, data[data["detector"] == name], methods, "k", "k = {:g}")
+        axis.set_xlim(-0.05, 1.05)
+        axis.set_title(name, fontsize=9)
+    axes[0][len(detectors) // 2].set_xlabel("FPR (share of defective tiles missed)", fontsize=9)
+    axes[0][0].set_yticks(range(len(methods)), methods, fontsize=8)
+    axes[0][0].invert_yaxis()
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    share = data["prevalence"].max()
+    fig.suptitle(
+        f"Strong defects, {share:.0%} of the batch, alpha = 0.05; bars: 95 % intervals over textures and fits",
+        fontsize=10,
+    )
+    return fig
+
+
+def pixel_nulls(data: pd.DataFrame) -> Figure:
+    """Share of normal pixels with p <= 0.05: on clean tiles, beside a strong defect, and farther off."""
+    data = data[(data["metric"] == "null_p_below_alpha") & (data["strength"] != "weak")]
+    detectors, kinds = list(dict.fromkeys(data["detector"])), list(dict.fromkeys(data["ranked"]))
+    fig, axes = plt.subplots(
+        1, len(kinds), figsize=(3.6 * len(kinds) + 1, 3.4), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis, kind in zip(axes[0], kinds):
+        for i, (group, label) in enumerate(
+            (
+                ("clean", "clean tile"),
+                ("far", "defective tile, far"),
+                ("halo", "within 3 pixels of the defect"),
+            )
+        ):
+            part = data[(data["ranked"] == kind) & (data["pixels"] == group)]
+            fits = part.groupby(["detector", "texture", "seed", "fit"], as_index=False)["value"].mean()
+            points = interval(fits, ["detector"]).set_index("detector").reindex(detectors)
+            axis.errorbar(
+                np.arange(len(detectors)) + 0.2 * (i - 1), points["mean"], yerr=points["half"], linestyle="",
+                marker=MARKERS[i], color=GREYS[i], elinewidth=1, label=label,
+            )  # fmt: skip
+        axis.axhline(0.05, color="0.0", linestyle=":", linewidth=1, label="level 0.05")
+        axis.set_xticks(range(len(detectors)), detectors)
+        axis.set_title(f"p-values: {kind.replace('_', ' ')}", fontsize=9)
+    axes[0][0].set_ylabel("share of normal pixels with p <= 0.05")
+    axes[0][-1].legend(fontsize=8)
+    fig.suptitle(
+        "Normal pixels beside a defect are not exchangeable; bars: 95 % intervals over fits", fontsize=10
+    )
     return fig

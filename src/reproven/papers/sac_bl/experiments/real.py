@@ -11,6 +11,7 @@ import numpy as np
 from reproven.harness.context import Context
 from reproven.papers.sac_bl import metrics
 from reproven.papers.sac_bl.evidence import Evidence, decide
+from reproven.papers.sac_bl.experiments.study import auroc
 from reproven.papers.sac_bl.p_values import conformal_p
 from reproven.papers.sac_bl.step_up import NoPowerWarning
 
@@ -115,19 +116,10 @@ def one_versus_rest(
                     _score(detector, rng.permutation(reference), train, items, calibrate_on)
                 )
             draws.append(draw)
-            auroc = _auroc(draw["test"][:test_normal], draw["test"][test_normal:])
-            ctx.record("auroc", auroc, unit="1", direction="higher", method="", anomaly=target, split=split)
+            area = auroc(draw["test"][:test_normal], draw["test"][test_normal:])
+            ctx.record("auroc", area, unit="1", direction="higher", method="", anomaly=target, split=split)
         for share in prevalence:
             _decide_all(ctx, draws, target, share, test_normal, len(anomalous), alpha)
-
-
-def _auroc(normal: np.ndarray, anomalous: np.ndarray) -> float:
-    """P(anomaly scores above a normal item), ties half."""
-    ordered = np.sort(normal)
-    below = np.searchsorted(ordered, anomalous, side="left") + np.searchsorted(
-        ordered, anomalous, side="right"
-    )
-    return float(below.mean() / (2 * len(normal)))
 
 
 def _score(detector: NearestNormals, reference: np.ndarray, train: int, items: np.ndarray, calibrate_on: str):

@@ -1,0 +1,1 @@
+"""Experiment functions of ProGrad, one topic a file."""
