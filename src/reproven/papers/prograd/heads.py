@@ -34,6 +34,7 @@ class MapTask:
     teacher: (n, entries, width), features of the map that is the target, with the original head (image tasks).
     activity: (n, entries, width), derivative of h in the value at each entry (image tasks).
     keep: (m, width), inputs of the head whose outputs should stay. epsilon: allowed difference.
+    has_bias: whether the head has a bias that an edit may move; `bias` is zero where it has none.
     rows: which outputs of the whole head these are, where it was cut down to those concerned. others: (n,), the log of
     the summed exponentials of the outputs left out, which no editor touches.
     """
@@ -52,6 +53,7 @@ class MapTask:
     activity: Tensor | None = None
     rows: Tensor | None = None
     others: Tensor | None = None
+    has_bias: bool = True
 
     def maps(self, weight: Tensor) -> Tensor:
         """Return ``W_c v_i`` of heads (..., outputs, width): (..., n, entries)."""
@@ -387,7 +389,8 @@ class ProGrad(Editor):
         keep = Keep(task.keep, self.keep, rows) if self.keep else None
         found = edit_gradients(
             head, "0", task.h, asked, size=self.size, box=self.box, margin=self.margin, outputs=rows, keep=keep,
-            precisions=("float64", self.precision), explain=False, bias=self.answers,
+            precisions=("float64", self.precision), explain=False,
+            bias=self.answers and task.has_bias,
         )  # fmt: skip
         layer = dict(found.model.named_modules())["0"]
         assert isinstance(layer, nn.Linear)

@@ -94,7 +94,7 @@ def language_task(
     target, _ = padded(targets, weight.dtype)
     return MapTask(
         weight=weight, bias=bias, h=h, v=v, valid=valid, targets=target, labels=labels, wrong=wrong, keep=keep,
-        epsilon=epsilon, rows=rows, others=others,
+        epsilon=epsilon, rows=rows, others=others, has_bias=head.bias is not None,
     )  # fmt: skip
 
 
