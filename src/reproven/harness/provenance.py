@@ -22,6 +22,9 @@ from reproven.harness.signatures import module_path
 # These only read measurements, or time methods; a change to them reruns nothing of the paper's experiments.
 READERS = ("claims", "figures", "benchmarks")
 
+# What these hand on is fixed by the digests of the data, which are in a run's identity on their own.
+FETCHERS = ("reproven.data.cards", "reproven.data.provider")
+
 
 def digest(value: Any) -> str:
     """Return a 16-digit hash of a JSON-serialisable value, independent of key order."""
@@ -34,7 +37,7 @@ def source_digest(targets: Iterable[str]) -> str:
 
     That is: the syntax trees, docstrings removed, of each ``papers/<slug>`` folder named, of the ``data`` and
     ``nets`` modules these import, and of ``harness/seeds``. Readers of measurements are left out unless a
-    target lies in them.
+    target lies in them; so are the modules that fetch data and check their digests.
     """
     modules: set[str] = {"reproven.harness.seeds"}
     for target in targets:
@@ -70,7 +73,7 @@ def _with_imports(modules: set[str]) -> set[str]:
     while todo:
         module = todo.pop()
         seen.add(module)
-        todo |= {m for m in _shared_imports(module) if m not in seen}
+        todo |= {m for m in _shared_imports(module) if m not in seen and m not in FETCHERS}
     return seen
 
 

@@ -98,8 +98,9 @@ def test_docstrings_and_readers_are_outside_the_source_digest(tmp_path, monkeypa
     (tmp_path / "harness" / "seeds.py").write_text("SEED = 1\n")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "cards.py").write_text("N = 1\n")
+    (tmp_path / "data" / "tables.py").write_text("N = 1\n")
     (paper / "method.py").write_text(
-        '"""Doc."""\nfrom reproven.data import cards\n\ndef f():\n    """Doc."""\n    return 1\n'
+        '"""Doc."""\nfrom reproven.data import cards, tables\n\ndef f():\n    """Doc."""\n    return 1\n'
     )
     (paper / "claims.py").write_text("A = 1\n")
     monkeypatch.setattr(paths, "PACKAGE", tmp_path)
@@ -117,7 +118,10 @@ def test_docstrings_and_readers_are_outside_the_source_digest(tmp_path, monkeypa
     )
     (paper / "claims.py").write_text("A = 2\n")
     assert now() == before
+    # Where the data come from may change: their digests are in a run's identity on their own.
     (tmp_path / "data" / "cards.py").write_text("N = 2\n")
+    assert now() == before
+    (tmp_path / "data" / "tables.py").write_text("N = 2\n")
     with_data = now()
     assert with_data != before
     (paper / "method.py").write_text((paper / "method.py").read_text().replace("return 1", "return 2"))

@@ -201,4 +201,6 @@ class NetworkFineTuning:
 
     def linearised(self, strengths: Sequence[float]) -> list[Scores]:
         """Not offered: the Jacobian of all outputs on all data would not fit into memory."""
-        raise NotImplementedError("the empirical NTK of this network is too large; leave ft_kernel_ridge out")
+        raise ValueError(
+            "the empirical NTK of this network is too large: leave ft_kernel_ridge out of method="
+        )

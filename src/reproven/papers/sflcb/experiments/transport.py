@@ -66,7 +66,14 @@ def transport(
             ctx.progress(done / len(plans), f"{plan} {key}")
             settings = dict(chosen) if d is None else {**chosen, "delta": d}
             trace = run(
-                method, problem, x, y, settings, iterations=total, checkpoints=checkpoints, first=total // 30
+                method,
+                problem,
+                x,
+                y,
+                settings,
+                iterations=total,
+                checkpoints=checkpoints,
+                first=max(1, total // 30),
             )
             where: dict[str, Any] = {"method": key, "protocol": plan, "start": list(start)}
             if d is not None:
