@@ -93,7 +93,10 @@ def section(
     """Return the section of one paper: verdicts, figures, methods side by side, audit, card, runs."""
     seconds = {r.run_id: r.seconds for r in runs}
     scopes = []
+    # The smoke tier shows that the code runs: beside a real tier its figures and tables would only fill the page.
+    real = any(r.tier != "smoke" for r in runs)
     for (tier, hardware), mine in sorted(tables.by_scope(rows).items(), key=lambda s: _weight(*s[0])):
+        verdicts_alone = tier == "smoke" and real
         groups = [
             {
                 "name": name,
@@ -113,12 +116,12 @@ def section(
                 "hardware": hardware,
                 "line": _line(mine, sum(r.seconds for r in runs if (r.tier, r.hardware) == (tier, hardware))),
                 "groups": groups,
-                "figures": [_picture(f) for f in here],
+                "figures": [] if verdicts_alone else [_picture(f) for f in here],
                 "tables": [
                     _comparison(experiment, one)
                     for experiment, found in comparisons.items()
                     for one in found
-                    if (one.tier, one.hardware) == (tier, hardware)
+                    if (one.tier, one.hardware) == (tier, hardware) and not verdicts_alone
                 ],
             }
         )

@@ -81,6 +81,17 @@ def test_comparisons_stand_under_their_tier():
     assert "<td>1 (1)</td><td>2 (1)</td>" in text
 
 
+@pytest.mark.parametrize(("beside", "shown"), [("cpu", False), ("smoke", True)])
+def test_smoke_shows_verdicts_alone_beside_a_real_tier(tmp_path, beside, shown):
+    from PIL import Image
+
+    Image.new("L", (8, 8)).save(tmp_path / "f.png")
+    figure = page.Figure(tmp_path / "f.png", "p/e", "smoke", "cpu", "a caption")
+    text = page.section("p", [row(tier="smoke")], {}, {}, [figure], [run(tier=beside)], "# A title")
+    assert ("a caption" in text) is shown
+    assert "Tier smoke, cpu: 1 holds" in text
+
+
 def test_the_front_row_counts_as_the_verdicts_say():
     rows = [row(), row("violated"), row("reproduced", kind="value"), row("blocked", kind="value")]
     (found,) = page.front_rows(tables.verdicts_csv(rows), {("cpu", "cpu"): "61.0"})
