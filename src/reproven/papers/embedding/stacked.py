@@ -20,7 +20,7 @@ from reproven.papers.embedding.splitting import AxisMap, Embedding
 Stack = dict[str, Tensor]
 leaky_backward = torch.ops.aten.leaky_relu_backward.grad_input
 LOSSES = ("exponential", "logistic", "logsumexp")
-# Numbers in the samples of a block of pairs: 2 MB in double precision, about a core's share of the cache. With
+# Numbers in the samples of a block of pairs: 2 MB in double precision, about what a core keeps in cache. With
 # 64 toy CNNs at once, allocating and filling hidden layers of 4 MB took most of the time.
 BLOCK = 2**18
 
@@ -43,17 +43,22 @@ class Batch:
     def blocks(self, pairs: int) -> list[slice]:
         """Return runs of pairs whose samples together have at most `BLOCK` numbers (at least one pair each).
 
-        Pairs that share their samples make one run.
+        Pairs that share their samples, or have few, make one run.
         """
         size = pairs if self.x.ndim == 2 else max(1, BLOCK // self.x[0].numel())
+        if size >= pairs:
+            return [slice(None)]
         return [slice(first, first + size) for first in range(0, pairs, size)]
 
     def of(self, block: slice) -> Batch:
         """Return the samples of some pairs, as views."""
-        x, y, weight = (
-            v if v.ndim == d else v[block] for v, d in ((self.x, 2), (self.y, 1), (self.weight, 1))
+        if block == slice(None):
+            return self
+        return Batch(
+            self.x if self.x.ndim == 2 else self.x[block],
+            self.y if self.y.ndim == 1 else self.y[block],
+            self.weight if self.weight.ndim == 1 else self.weight[block],
         )
-        return Batch(x, y, weight)
 
 
 @dataclass(frozen=True)

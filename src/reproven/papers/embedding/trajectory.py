@@ -90,8 +90,7 @@ def train_pairs(
     rows: dict[str, list[Tensor]] = {
         k: [] for k in ("error", "error_max", "loss_narrow", "loss_wide", "norm_narrow", "norm_wide")
     }
-    pairs, at = len(first), 0
-    value, wide_value, worst = (torch.zeros(pairs, dtype=first.dtype, device=first.device) for _ in range(3))
+    worst, at = torch.zeros(len(first), dtype=first.dtype, device=first.device), 0
     with torch.no_grad():
         for step in range(1, steps + 1):
             batch = batches(step - 1)
@@ -102,24 +101,26 @@ def train_pairs(
                 # are then still in the cache when they are read again.
                 blocks = [
                     (b, _of(theta, b), _of(eta, b), _of(scale, b), State(), State())
-                    for b in batch.blocks(pairs)
+                    for b in batch.blocks(len(first))
                 ]
+            losses, wide_losses = [], []
             for b, left, right, along, state, wide_state in blocks:
                 mine = batch.of(b)
-                value[b], gradient = net.loss_and_gradient(left, mine, loss)
-                rule.step(left, gradient, value[b], state, None, rate)
+                value, gradient = net.loss_and_gradient(left, mine, loss)
+                rule.step(left, gradient, value, state, None, rate)
+                losses.append(value)
                 theirs = mine if other is batch else other.of(b)
-                wide_value[b], gradient = net.loss_and_gradient(right, theirs, loss)
-                rule.step(right, gradient, wide_value[b], wide_state, along, rate)
+                value, gradient = net.loss_and_gradient(right, theirs, loss)
+                rule.step(right, gradient, value, wide_state, along, rate)
+                wide_losses.append(value)
             if every_step or step == keep[at]:
                 error = trajectory_error(embedding, theta, eta)
                 worst = torch.maximum(worst, error)
             if step == keep[at]:
                 at += 1
-                for key, row in zip(
-                    rows, (error, worst, value, wide_value, norm(theta), norm(eta)), strict=True
-                ):
-                    rows[key].append(row.clone())
+                row = error, worst, torch.cat(losses), torch.cat(wide_losses), norm(theta), norm(eta)
+                for key, entry in zip(rows, row, strict=True):
+                    rows[key].append(entry)
                 worst = torch.zeros_like(worst)
                 if watch is not None:
                     watch(step, theta, eta)
