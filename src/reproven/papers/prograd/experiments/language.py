@@ -155,13 +155,15 @@ def _record_maps(
 
 def tiny_llama(
     ctx: Context, *, draws: int, prompts: int, student_steps: int, teacher_steps: int, student_sentences: int,
-    teacher_sentences: int, test: int, kept: int, nodes: int, finer: list[int], epsilon: float, steps: int, width: int,
+    teacher_sentences: int, pool: int, test: int, kept: int, nodes: int, finer: list[int], epsilon: float, steps: int,
+    width: int,
 ) -> None:  # fmt: skip
     """E3: a Llama-like student, trained on few sentences, takes over a teacher's attributions where it errs.
 
     Args:
         draws: students (each with its own training set and edit set), all of one teacher. prompts: edit sentences.
-        student_steps, teacher_steps, student_sentences, teacher_sentences: training. test: held-out sentences.
+        student_steps, teacher_steps, student_sentences, teacher_sentences: training. pool: sentences among which edit
+            sentences are looked for: those that the teacher answers right and the student wrong. test: held-out ones.
         kept: training sentences whose answers' logits are preserved. nodes: of the quadrature. finer: more nodes,
             at which completeness is looked at too. epsilon: allowed difference. steps: of each trial of the trained
             editors. width: of student and teacher.
@@ -181,6 +183,8 @@ def tiny_llama(
     )
     test_tokens, test_labels = sentences(test, ctx.torch_generator("test sentences"))
     by_teacher = answered(teacher, test_tokens, (NEGATIVE, POSITIVE)) == test_labels
+    pool_tokens, pool_labels = sentences(pool, ctx.torch_generator("pool of edit sentences"))
+    pool_right = answered(teacher, pool_tokens, (NEGATIVE, POSITIVE)) == pool_labels
     ctx.progress(0.2, "teacher")
     for draw in range(draws):
         student = AnswerLogits(_drawn(small_llama(VOCABULARY, width, 2, 4), ctx.derive("student", draw=draw)))
@@ -190,18 +194,26 @@ def tiny_llama(
         right = answered(student, test_tokens, (NEGATIVE, POSITIVE)) == test_labels
         ctx.record("student_accuracy", float(right.double().mean()), unit="1", method="", draw=draw)
         ctx.record("teacher_accuracy", float(by_teacher.double().mean()), unit="1", method="", draw=draw)
-        chosen = torch.nonzero(~right & by_teacher)[:prompts, 0].tolist()
+        erred = answered(student, pool_tokens, (NEGATIVE, POSITIVE)) != pool_labels
+        chosen = torch.nonzero(erred & pool_right)[:prompts, 0].tolist()
         if not chosen:
             raise ValueError("the student errs nowhere where the teacher is right: train it less")
-        rest = torch.ones(len(test_tokens), dtype=torch.bool)
-        rest[chosen] = False
-        edit_prompts = [_as_prompt(test_tokens[i], int(test_labels[i])) for i in chosen]
+        edit_prompts = [_as_prompt(pool_tokens[i], int(pool_labels[i])) for i in chosen]
         targets = [min_max(attributions(teacher, p, nodes)) for p in edit_prompts]
         _gaps(ctx, student, edit_prompts[:4], nodes, finer, draw)
         keep = torch.stack([body(student, student.embed(t[None])).detach()[0] for t in own[:kept]])
-        held_out = ([t for t, r in zip(test_tokens, rest) if r], test_labels[rest])
         task = language_task(student, edit_prompts, targets, keep, nodes, epsilon)
-        _methods(ctx, student, task, edit_prompts, targets, nodes, steps, {"draw": draw}, held_out)
+        _methods(
+            ctx,
+            student,
+            task,
+            edit_prompts,
+            targets,
+            nodes,
+            steps,
+            {"draw": draw},
+            (test_tokens, test_labels),
+        )
         ctx.progress(0.2 + 0.8 * (draw + 1) / draws, f"draw {draw}")
 
 
