@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 
 from reproven.harness import page, tables
-from reproven.harness.errors import UserError
 from reproven.harness.verdicts import Row
 
 
@@ -92,6 +91,13 @@ def test_smoke_shows_verdicts_alone_beside_a_real_tier(tmp_path, beside, shown):
     assert "Tier smoke, cpu: 1 holds" in text
 
 
+@pytest.mark.parametrize(("beside", "shown"), [("cpu", False), ("smoke", True)])
+def test_reduced_rows_of_smoke_are_counted_and_not_listed_beside_a_real_tier(beside, shown):
+    text = section([row("reduced", tier="smoke", target="too_big"), row(tier="smoke")], [run(tier=beside)])
+    assert ("too_big" in text) is shown
+    assert "1 reduced" in text
+
+
 def test_the_front_row_counts_as_the_verdicts_say():
     rows = [row(), row("violated"), row("reproduced", kind="value"), row("blocked", kind="value")]
     (found,) = page.front_rows(tables.verdicts_csv(rows), {("cpu", "cpu"): "61.0"})
@@ -102,12 +108,6 @@ def test_the_front_row_counts_as_the_verdicts_say():
 
 def test_a_paper_that_has_not_run_says_how_to_run_it():
     assert "make reproduce-p" in page.index({"p": ("A title", None)}, [])
-
-
-def test_a_page_over_the_limit_is_refused(monkeypatch):
-    monkeypatch.setattr(page, "LIMIT_BYTES", 10)
-    with pytest.raises(UserError, match="more than 10"):
-        page.index({"p": ("A title", "x")}, [])
 
 
 def test_latex_escapes_what_latex_would_read():
