@@ -12,7 +12,7 @@ from torch import nn
 
 from reproven.papers.prograd import constraints, edit, prograd_reference, tail
 from reproven.papers.prograd.attribution import grad_cam, input_gradients, integrated_gradients
-from reproven.papers.prograd.certify import exact_slack
+from reproven.papers.prograd.certify import Certificate, exact_slack
 from reproven.papers.prograd.experiments.language import Prompt, completeness_gap
 from reproven.papers.prograd.language import NEGATIVE, POSITIVE, VOCABULARY, AnswerLogits, small_llama
 from reproven.papers.prograd.program import Preserve, solve
@@ -54,6 +54,33 @@ def test_the_edit_is_as_small_as_the_twins(seed):
         assert ours.solution.objective == pytest.approx(theirs[1], rel=1e-6, abs=1e-9)
         assert ours.requirements == 3 * 2 * 4
         assert ours.conditions == 3 * (7 + 5)
+
+
+def test_a_certifier_of_the_caller_asks_for_margin_until_it_holds():
+    """A coarser view of the network: what it sees is off by 1e-3, so that a margin of 1e-3 is needed."""
+    model, x = mlp(0), torch.randn(2, 4, dtype=D, generator=torch.Generator().manual_seed(0))
+    low, high = boxes(input_gradients(model, x).numpy(), 0)
+    asked = [constraints.JacobianBox(low, high)]
+
+    def coarse(error):
+        def certify(edited):
+            seen = input_gradients(edited, x).numpy()
+            worst = float(max((low - (seen - error)).max(), (seen + error - high).max()))
+            return Certificate("coarse", 1.0, 1.0, worst)
+
+        return certify
+
+    plain = edit.edit_gradients(model, "0", x, asked, box=5.0)
+    assert plain.edited
+    assert not coarse(1e-3)(plain.model).holds, "the smallest edit lies at a bound"
+    found = edit.edit_gradients(model, "0", x, asked, box=5.0, certifiers=[coarse(1e-3)], doublings=12)
+    assert found.edited
+    assert coarse(1e-3)(found.model).holds
+    assert found.margin > 1e-3 / 2
+    never = edit.edit_gradients(model, "0", x, asked, box=5.0, certifiers=[coarse(1.0)], doublings=2)
+    assert never.status == "uncertified"
+    assert never.model is model
+    assert "coarse" in never.reason
 
 
 class Residual(nn.Module):

@@ -20,6 +20,7 @@ from reproven.papers.prograd.attribution import (
     satisfaction,
     token_features,
 )
+from reproven.papers.prograd.certify import Certificate
 from reproven.papers.prograd.heads import HeadEdit, MapTask, largest_change, padded
 from reproven.papers.prograd.language import (
     NEGATIVE,
@@ -92,10 +93,25 @@ def language_task(
         labels, wrong = torch.searchsorted(rows, labels), torch.searchsorted(rows, wrong)
     v, valid = padded(features, weight.dtype)
     target, _ = padded(targets, weight.dtype)
+
+    def certify(weight: Tensor, bias: Tensor) -> Certificate:
+        edited = with_head(model, HeadEdit(weight, bias, "edited"), rows)
+        gaps = [_gap(attributions(edited, p, nodes), t) - epsilon for p, t in zip(prompts, targets)]
+        met = np.concatenate(gaps) <= 0
+        return Certificate(
+            "whole model", float(met.mean()), float(np.mean([(g <= 0).all() for g in gaps])),
+            float(np.concatenate(gaps).max()),
+        )  # fmt: skip
+
     return MapTask(
         weight=weight, bias=bias, h=h, v=v, valid=valid, targets=target, labels=labels, wrong=wrong, keep=keep,
-        epsilon=epsilon, rows=rows, others=others, has_bias=head.bias is not None,
+        epsilon=epsilon, rows=rows, others=others, has_bias=head.bias is not None, certify=certify,
     )  # fmt: skip
+
+
+def _gap(found: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Return how far each normalised attribution is from its target; infinite for a flat map."""
+    return np.abs(min_max(found) - target) if np.ptp(found) > 0 else np.full(len(found), np.inf)
 
 
 def with_head(
