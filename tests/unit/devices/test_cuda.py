@@ -142,7 +142,7 @@ def test_the_diagnostic_of_a_language_model(dtype) -> None:
                 num_key_value_heads=2,
                 max_position_embeddings=256,
                 initializer_range=0.5,
-            )  # fmt: skip
+            )
         ).eval()
     texts = [np.random.default_rng(0).integers(50, size=200)]
     here = diagnose(model, texts, [32, 64, 200], rows=8)
