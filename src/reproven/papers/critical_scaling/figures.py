@@ -214,7 +214,7 @@ def scale_against_length(data: pd.DataFrame) -> Figure:
                 line["n"], line["mean"], yerr=line["half"], marker=MARKERS[i], color=GREYS[i],
                 linestyle=LINES[i % 4], markersize=4, label=f"{mode}, {str(which).replace('_', ' ')}",
             )  # fmt: skip
-        axis.legend(frameon=False, fontsize=7)
+        axis.legend(frameon=False, fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
         if metric != "share_condensed":
             axis.axhline(1.0, color="0.7", linewidth=0.8)
     network = _of(data, "scale")["network"].iloc[0]
@@ -254,7 +254,7 @@ def head_exponents(data: pd.DataFrame) -> Figure:
         np.arange(len(table)) + 0.2, [str(x).replace("_", " ") for x in table.index], rotation=30
     )
     right.set_ylabel("share of heads whose B it fits best (AIC)")
-    right.legend(frameon=False, fontsize=8)
+    right.legend(frameon=False, fontsize=8, loc="upper left")
     fig.suptitle(f"{part['network'].iloc[0]}: laws of B by head, prefix mode", fontsize=10)
     return fig
 
@@ -279,7 +279,8 @@ def rules(data: pd.DataFrame) -> Figure:
             part = _of(data, metric)
             _gains(axis, part[part[column] == scheme])
             axis.set_xlabel(labels[metric])
-            axis.set_title(names.get(scheme, str(scheme).replace("_", " ")), fontsize=10)
+            name = names.get(scheme, str(scheme).replace("_", " "))
+            axis.set_title(f"{name} {axis.get_title()}".strip(), fontsize=10)
     fig.legend(
         *axes[0][0].get_legend_handles_labels(),
         loc="outside lower center",
@@ -294,7 +295,7 @@ def rules(data: pd.DataFrame) -> Figure:
 
 
 def _gains(axis, part: pd.DataFrame) -> None:
-    """Dots: the mean paired difference to the native model; its own mean stands at the axis."""
+    """Dots: the mean paired difference to the native model; its own mean by length stands in the title."""
     table = part.pivot_table(index=["n", "document"], columns="method", values="value", sort=False)
     others = [m for m in table.columns if m != "beta_none"]
     lengths = sorted(part["n"].unique())
@@ -312,7 +313,7 @@ def _gains(axis, part: pd.DataFrame) -> None:
     axis.set_ylim(len(others) - 0.4, -0.6)
     axis.grid(axis="y", color="0.93")
     shown = ", ".join(f"{native[n]:.3g}" for n in lengths)
-    axis.annotate(f"native: {shown}", (0.02, 0.02), xycoords="axes fraction", fontsize=8)
+    axis.set_title(f"(native: {shown})")
 
 
 def costs(data: pd.DataFrame) -> Figure:
