@@ -212,10 +212,12 @@ def loss_and_slope(out: Tensor, batch: Batch, loss: str) -> tuple[Tensor, Tensor
     raise ValueError(f"loss {loss!r} is not one of {', '.join(LOSSES)}")
 
 
-def stack_models(models: Sequence[nn.Module]) -> Stack:
-    """Return the parameters of equal models stacked over a new first axis (pairs)."""
+def stack_models(models: Sequence[nn.Module], device: str | torch.device = "cpu") -> Stack:
+    """Return the parameters of equal models stacked over a new first axis (pairs), on `device`."""
     states = [dict(m.named_parameters()) for m in models]
-    return {name: torch.stack([s[name].detach() for s in states]).contiguous() for name in states[0]}
+    return {
+        name: torch.stack([s[name].detach() for s in states]).contiguous().to(device) for name in states[0]
+    }
 
 
 def stack_embeddings(embeddings: Sequence[Embedding]) -> StackedEmbedding:
@@ -242,7 +244,9 @@ class StackedEmbedding(Embedding):
         for axis, along in self.axes.get(name, {}).items():
             shape = [value.shape[0]] + [1] * (value.ndim - 1)
             shape[axis + 1] = -1
-            value = value.index_select(axis + 1, along.index) * along.scale.view(shape)
+            value = value.index_select(axis + 1, along.index.to(value.device)) * along.scale.to(
+                value.device
+            ).view(shape)
         return value
 
     def to(self, like: Tensor) -> StackedEmbedding:
