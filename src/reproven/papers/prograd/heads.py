@@ -11,6 +11,7 @@ the true one, after a last ReLU). RRR: Ross et al., 2017. SFT, DPO: cross-entrop
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,8 +24,6 @@ from torch.nn import functional as F
 from reproven.papers.prograd.certify import Certificate
 from reproven.papers.prograd.constraints import Constraint, FrozenMaps, OutputMargin
 from reproven.papers.prograd.edit import Keep, edit_gradients
-
-DOUBLINGS = 11  # of the margin, from 1e-5 to 0.02: how much a whole network's own rounding may ask for
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class MapTask:
     rows: which outputs of the whole head these are, where it was cut down to those concerned. others: (n,), the log of
     the summed exponentials of the outputs left out, which no editor touches.
     certify: of a head (weight, bias), what the maps of the whole network with it are in the network's own precision;
-    None where `v` says it all.
+    None where `v` says it all. box: largest change of a weight (the paper's: 3 for ResNets, 10 for language models).
     """
 
     weight: Tensor
@@ -60,6 +59,7 @@ class MapTask:
     others: Tensor | None = None
     has_bias: bool = True
     certify: Callable[[Tensor, Tensor], Certificate] | None = None
+    box: float = 3.0
 
     def maps(self, weight: Tensor) -> Tensor:
         """Return ``W_c v_i`` of heads (..., outputs, width): (..., n, entries)."""
@@ -353,14 +353,15 @@ class MinimumNorm(Editor):
 class ProGrad(Editor):
     """The provable edit of the head (`edit_gradients`).
 
-    size, box, margin, floor: as there. keep: weight of the preserved outputs, 0 for none. answers: also require the
-    right answer, by `answer_margin`. start: an editor that runs first (fine-tune, then edit), or None.
+    size, box, margin, floor: as there (box: the task's own by default); the margin doubles for rounding as long as it
+    stays below epsilon. keep: weight of the preserved outputs, 0 for none. answers: also require the right answer, by
+    `answer_margin`. start: an editor that runs first (fine-tune, then edit), or None.
     """
 
     def __init__(
         self,
         size: str = "l1",
-        box: float = 3.0,
+        box: float | None = None,
         margin: float = 1e-5,
         floor: float = 0.1,
         keep: float = 0.0,
@@ -394,9 +395,11 @@ class ProGrad(Editor):
             asked.append(OutputMargin(task.labels.tolist(), self.answer_margin, against=rows))
         keep = Keep(task.keep, self.keep, rows) if self.keep else None
         found = edit_gradients(
-            head, "0", task.h, asked, size=self.size, box=self.box, margin=self.margin, outputs=rows, keep=keep,
+            head, "0", task.h, asked, size=self.size, box=task.box if self.box is None else self.box,
+            margin=self.margin, outputs=rows, keep=keep,
             precisions=("float64", self.precision), explain=False,
-            bias=self.answers and task.has_bias, certifiers=_whole(task), doublings=DOUBLINGS,
+            bias=self.answers and task.has_bias, certifiers=_whole(task),
+            doublings=max(0, math.ceil(math.log2(task.epsilon / self.margin)) - 1),
         )  # fmt: skip
         layer = _layer(found.model)
         return HeadEdit(layer.weight.detach(), layer.bias.detach(), found.status)

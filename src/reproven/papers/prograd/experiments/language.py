@@ -105,7 +105,7 @@ def language_task(
 
     return MapTask(
         weight=weight, bias=bias, h=h, v=v, valid=valid, targets=target, labels=labels, wrong=wrong, keep=keep,
-        epsilon=epsilon, rows=rows, others=others, has_bias=head.bias is not None, certify=certify,
+        epsilon=epsilon, rows=rows, others=others, has_bias=head.bias is not None, certify=certify, box=10.0,
     )  # fmt: skip
 
 
