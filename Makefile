@@ -57,10 +57,8 @@ verify: $(READY)  ## recompute every table from run folders and compare
 accept: $(READY)  ## make the present values the accepted ones: make accept REASON="why"
 	$(BIN)/reproven accept --reason "$(REASON)"
 
-regress: $(READY)  ## rerun the headline subset and compare with the accepted values
-	$(BIN)/reproven data fetch $(PAPERS) tier=smoke
-	$(BIN)/reproven reproduce $(PAPERS) tier=smoke
-	$(BIN)/reproven regress tier=smoke
+regress: $(READY)  ## rerun the headline subset (smoke and what is fast at cpu) and compare with the accepted values
+	$(BIN)/reproven regress $(ARGS)
 
 mutate: $(READY)  ## break each method in a known way: the gate must turn red each time
 	$(BIN)/python -m pytest -m mutation tests/mutation

@@ -182,14 +182,3 @@ def test_a_full_disk_ends_with_one_line_and_loses_nothing(reproven, tmp_path):
         assert f"{before} done before" in again.stdout or before == 0
     finally:
         subprocess.run(["umount", str(disk)], check=True)
-
-
-def test_a_paper_with_accepted_values_and_no_runs_is_told(reproven):
-    assert reproven("reproduce", "toy/mean", "tier=smoke").returncode == 0
-    assert reproven("accept", "toy", "--reason", "first").returncode == 0
-    assert reproven("regress", "tier=smoke").returncode == 0
-    other = reproven.results / "accepted" / "other.json"
-    other.write_text(json.dumps({"other/e:t:smoke:cpu": {"headline": True}}))
-    done = reproven("regress", "tier=smoke")
-    assert done.returncode == 2
-    assert "no runs of other" in done.stderr
