@@ -265,6 +265,7 @@ def write(
     show_tiers: whose verdicts are shown; None: of all tiers; an empty set shows nothing.
     again: write them also when nothing that they rest on has changed since they were written.
     """
+    store.check_writable()
     root = store.root / "tables"
     stamp, now = root / paper / ".stamp", _stamp(store, paper)
     if again or not stamp.is_file() or stamp.read_text(encoding="utf-8") != now:
@@ -309,6 +310,7 @@ def differences(store: Store, paper: str) -> list[str]:
 
 def accept(store: Store, paper: str, reason: str, tier: str | None) -> int:
     """Accept the present rows of a paper (of one tier, when given), and renew the README's table."""
+    store.check_writable()
     findings = gather(store, paper)
     rows = _rows(findings, tier)
     if not rows:
