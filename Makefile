@@ -28,6 +28,10 @@ $(READY): pyproject.toml constraints.txt
 test: $(READY)  ## all tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+coverage: $(READY)  ## the tests of the harness and of the data provider, with a floor under what they cover
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "not slow and not mutation" --cov --cov-report=term:skip-covered \
+	  tests/unit/harness tests/unit/data tests/e2e/test_command_line.py tests/e2e/test_regress.py
+
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -72,4 +76,4 @@ docs: $(READY)  ## the documentation site, in build/site; a warning is an error
 bench: $(READY)  ## ratios against peers, measured in one run
 	$(BIN)/reproven bench $(ARGS)
 
-.PHONY: help setup test lint quick plan reproduce report verify accept regress mutate audit docs bench
+.PHONY: help setup test coverage lint quick plan reproduce report verify accept regress mutate audit docs bench

@@ -7,14 +7,24 @@ import shutil
 
 import pytest
 
+from conftest import CommandLine
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """The toy paper's accepted values of both tiers."""
+    root = tmp_path_factory.mktemp("first")
+    cli = CommandLine(root / "results", root)
+    for tier in ("smoke", "cpu"):
+        assert cli("reproduce", "toy/mean", f"tier={tier}", "--no-report").returncode == 0
+    assert cli("accept", "toy", "--reason", "first").returncode == 0
+    return cli.results / "accepted"
+
 
 @pytest.fixture
-def accepted(reproven):
-    """The toy paper's values of both tiers, accepted; its runs deleted, so that the gate has to rerun them."""
-    for tier in ("smoke", "cpu"):
-        assert reproven("reproduce", "toy/mean", f"tier={tier}", "--no-report").returncode == 0
-    assert reproven("accept", "toy", "--reason", "first").returncode == 0
-    shutil.rmtree(reproven.results / "runs")
+def accepted(reproven, first):
+    """The accepted values in a store without a run, so that the gate has to rerun them."""
+    shutil.copytree(first, reproven.results / "accepted")
     return reproven.results / "accepted" / "toy.json"
 
 
