@@ -328,13 +328,17 @@ def _missing_data(run: Run) -> str | None:
 def _write_reports(
     store: Store, papers: Sequence[str], tiers: set[str] | None, again: Collection[str] | None = None
 ) -> None:
-    from reproven.harness import report
+    from reproven.harness import page, report
 
     console = Console()
     for paper in papers:
         anew = again is None or paper in again
         report.write(store, paper, console=console, show_tiers=tiers, again=anew)
-    console.print(f"the page: {report.write_page(store)}", soft_wrap=True, highlight=False)
+    written = report.write_page(store)
+    console.print(f"the page: {written}", soft_wrap=True, highlight=False)
+    size = written.stat().st_size
+    if size > page.LIMIT_BYTES:  # not worth losing the tables of a long run for
+        console.print(f"the page has {size / 1e6:.1f} MB, more than 10: draw fewer or smaller figures")
 
 
 TABLE = {

@@ -38,7 +38,8 @@ def main(run: dict[str, Any], folder: str, pipe: Connection) -> None:
         message = ("out-of-memory" if memory else "failed", _failure(type(error).__name__, lines[0]))
     sys.stdout.flush()
     sys.stderr.flush()
-    pipe.send(("end", message, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    pipe.send(("end", message, peak, _accelerator(run["hardware"]["device"])))
     pipe.close()
 
 
@@ -73,6 +74,22 @@ def _execute(run: dict[str, Any], folder: Path, pipe: Connection) -> list[dict[s
     if not ctx.series:
         raise UserError(f"{run['experiment']} recorded no measurement")
     return pack(ctx.series)
+
+
+def _accelerator(device: str) -> dict[str, Any] | None:
+    """Return the GPU's name, its memory and how much of it tensors took at most: 0 where the run never used it."""
+    import torch
+
+    if device != "cuda" or not torch.cuda.is_available():
+        return None
+    used = torch.cuda.is_initialized()
+    found = torch.cuda.get_device_properties(0)
+    return {
+        "name": found.name,
+        "memory_bytes": found.total_memory,
+        "peak_memory_bytes": torch.cuda.max_memory_allocated() if used else 0,
+        "cuda": torch.version.cuda,
+    }
 
 
 def _failure(kind: str, message: str) -> dict[str, str]:

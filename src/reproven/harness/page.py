@@ -21,7 +21,6 @@ from markdown_it import MarkdownIt
 
 from reproven.harness import tables
 from reproven.harness.audit import Finding
-from reproven.harness.errors import UserError
 from reproven.harness.targets import Target
 from reproven.harness.verdicts import Row
 
@@ -67,6 +66,7 @@ TIER_ORDER = ("paper", "cpu", "smoke")  # the weightiest evidence stands first
 LIMIT_BYTES = 10_000_000
 FIGURE_WIDTH = 1000
 SHOWN_RUNS = 6
+SHOWN_ROWS = 30  # of a comparison; the tables beside the page have all
 
 
 @dataclass(frozen=True)
@@ -93,18 +93,23 @@ def section(
     """Return the section of one paper: verdicts, figures, methods side by side, audit, card, runs."""
     seconds = {r.run_id: r.seconds for r in runs}
     scopes = []
+    # The smoke tier shows that the code runs: beside a real tier its figures, tables and undecided rows would only fill
+    # the page.
+    real = any(r.tier != "smoke" for r in runs)
     for (tier, hardware), mine in sorted(tables.by_scope(rows).items(), key=lambda s: _weight(*s[0])):
+        verdicts_alone = tier == "smoke" and real
+        shown = [r for r in mine if not (verdicts_alone and r.verdict == "reduced")]
         groups = [
             {
                 "name": name,
                 "rows": [
                     _verdict(r, targets.get((r.experiment, r.target)), seconds)
-                    for r in mine
+                    for r in shown
                     if r.kind == kind
                 ],
             }
             for kind, name in GROUPS.items()
-            if any(r.kind == kind for r in mine)
+            if any(r.kind == kind for r in shown)
         ]
         here = [f for f in figures if (f.tier, f.hardware) == (tier, hardware)]
         scopes.append(
@@ -113,12 +118,12 @@ def section(
                 "hardware": hardware,
                 "line": _line(mine, sum(r.seconds for r in runs if (r.tier, r.hardware) == (tier, hardware))),
                 "groups": groups,
-                "figures": [_picture(f) for f in here],
+                "figures": [] if verdicts_alone else [_picture(f) for f in here],
                 "tables": [
                     _comparison(experiment, one)
                     for experiment, found in comparisons.items()
                     for one in found
-                    if (one.tier, one.hardware) == (tier, hardware)
+                    if (one.tier, one.hardware) == (tier, hardware) and not verdicts_alone
                 ],
             }
         )
@@ -140,7 +145,6 @@ def index(papers: Mapping[str, tuple[str, str | None]], summaries: Iterable[Mapp
     """Return the page.
 
     papers: slug -> (title, its section, None where nothing has run). summaries: the rows of ``front_rows``.
-    Raises UserError where the page would be larger than 10 MB.
     """
     front: list[dict[str, Any]] = []
     by_paper = {
@@ -149,7 +153,7 @@ def index(papers: Mapping[str, tuple[str, str | None]], summaries: Iterable[Mapp
     for paper, (title, _) in papers.items():
         for one in by_paper.get(paper) or [{"tier": ""}]:
             front.append({**one, "paper": paper, "title": title})
-    text = _template("index.html.j2").render(
+    return _template("index.html.j2").render(
         papers=papers,
         front=front,
         front_header=FRONT_HEADER,
@@ -159,12 +163,6 @@ def index(papers: Mapping[str, tuple[str, str | None]], summaries: Iterable[Mapp
         css=_asset("page.css"),
         js=_asset("page.js"),
     )
-    size = len(text.encode())
-    if size > LIMIT_BYTES:
-        raise UserError(
-            f"the report page has {size / 1e6:.1f} MB, more than 10; draw fewer or smaller figures"
-        )
-    return text
 
 
 def front_rows(verdicts: str, seconds: Mapping[tuple[str, str], str]) -> list[dict[str, str]]:
@@ -253,8 +251,8 @@ def _comparison(experiment: str, one: tables.Comparison) -> dict[str, Any]:
         "unit": one.unit,
         "pooled": ", ".join(one.pooled),
         "header": one.header,
-        "rows": one.rows[: tables.SHOWN_ROWS],
-        "hidden": max(0, len(one.rows) - tables.SHOWN_ROWS),
+        "rows": one.rows[:SHOWN_ROWS],
+        "hidden": max(0, len(one.rows) - SHOWN_ROWS),
     }
 
 

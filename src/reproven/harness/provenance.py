@@ -107,7 +107,18 @@ def _file_digest(path: Path) -> str:
             continue
         if ast.get_docstring(node, clean=False) is not None:
             del node.body[0]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
+    return hashlib.sha256(_dump(tree).encode()).hexdigest()[:16]
+
+
+def _dump(tree: ast.Module) -> str:
+    """Return the tree as text that every supported Python writes alike, so that run ids do not depend on it.
+
+    3.12 added `type_params`, empty for code that 3.11 can read; 3.13 leaves empty lists out unless asked.
+    """
+    for node in ast.walk(tree):
+        if vars(node).get("type_params") == []:
+            del vars(node)["type_params"]
+    return ast.dump(tree, **({"show_empty": True} if sys.version_info >= (3, 13) else {}))
 
 
 @cache

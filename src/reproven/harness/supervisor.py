@@ -113,7 +113,7 @@ def _supervised(
         "peak_memory_bytes": outcome.peak,
         "data": digests,
         "identity": run.identity,
-        "provenance": environment,
+        "provenance": {**environment, "accelerator": outcome.accelerator},
         "measurements": outcome.measurements,
     }
     store.finish(result, status)
@@ -144,6 +144,7 @@ class _Outcome:
         }
         self.measurements: list[dict[str, Any]] = []
         self.peak = 0
+        self.accelerator: dict[str, Any] | None = None
 
     def fail(self, state: str, kind: str, message: str) -> None:
         self.state, self.measurements = state, []
@@ -211,7 +212,7 @@ def _receive(
         if on_progress is not None:
             on_progress(message[1], message[2])
         return False
-    _, (state, payload), peak = message
+    _, (state, payload), peak, outcome.accelerator = message
     outcome.peak = max(outcome.peak, peak)
     if state == "done":
         outcome.state, outcome.failure, outcome.measurements = "done", None, payload

@@ -9,6 +9,7 @@ from scipy.integrate import quad, solve_ivp
 from sklearn.kernel_ridge import KernelRidge as PackageKernelRidge
 from sklearn.linear_model import Ridge
 
+from reproven.harness import seeds
 from reproven.papers.arc_ridge import kernel, toy
 from reproven.papers.arc_ridge.arc import ArcRidge
 from reproven.papers.arc_ridge.arc_reference import prox_descent
@@ -17,6 +18,7 @@ from reproven.papers.arc_ridge.flow import arc_descent, gradient_flow, norms, tr
 from reproven.papers.arc_ridge.geodesic import geodesic
 from reproven.papers.arc_ridge.geodesic_reference import geodesic_length, jacobian, outputs
 from reproven.papers.arc_ridge.geometry import (
+    descend_on_fibre,
     fibre_flow,
     nearest_on_fibre,
     rho_v,
@@ -132,6 +134,18 @@ def test_nearest_point_is_stationary_nearer_and_the_limit_of_ridge_and_drift():
     assert float((points[-1] - near).flatten(1).norm(dim=1).max()) < 0.1
     with pytest.raises(ValueError, match="anchor has shape"):
         nearest_on_fibre(net, fit, start[:, :-1], x, y)
+
+
+def test_descent_keeps_to_the_fibre_where_a_long_step_defeats_newtons_correction():
+    """On this network of the width sweep a step of 1 ends off the fibre, nearer to the anchor: it must not count."""
+    net = TwoLayer.of([128], [1.0])
+    x, y = regression_data(6, 2, [seeds.torch_generator(0, "data", model=7)])
+    start = net.start(2, [seeds.torch_generator(0, "start", model=7, width=128)])
+    fit = gradient_flow(net, start, x, y, pieces=60).phi
+    down = descend_on_fibre(net, fit, start, x, y, tol=1e-2)
+    assert float((net.forward(down, x) - y).norm()) < 1e-9
+    _, distance = nearest_on_fibre(net, fit, start, x, y)
+    assert float(distance) < float((fit - start).norm()) * 0.95
 
 
 def test_geodesic_is_the_plain_control_problem_and_lies_in_the_chain():

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reproven.papers.critical_scaling import rows, streaming
+from reproven.papers.critical_scaling import on_device, rows, streaming
 from reproven.papers.critical_scaling.certificates import (
     entropy_ceiling,
     entropy_floor,
@@ -30,6 +30,7 @@ from reproven.papers.critical_scaling.families import (
     Weibull,
 )
 from reproven.papers.critical_scaling.fast import fast_stats
+from reproven.papers.critical_scaling.on_device import device_stats
 from reproven.papers.critical_scaling.rows_reference import (
     beta_reference,
     counting_reference,
@@ -85,6 +86,21 @@ def test_single_precision_rows_equal_double_ones(family) -> None:
     np.testing.assert_allclose(rest.scale, rows.row_stats(scores[:, 1:]).scale, rtol=2e-6, atol=0)
 
 
+@pytest.mark.parametrize("family", [*FAMILIES, Clusters()], ids=lambda f: type(f).__name__)
+def test_rows_on_a_device_equal_those_of_the_host(family, monkeypatch) -> None:
+    monkeypatch.setattr(on_device, "BLOCK", 2000)  # several blocks, the last one smaller
+    scores = drawn(family, 31, 700).astype(np.float32)
+    scores[::3, 0] = 1e3  # the first key wins, ties with the best, or is any other
+    scores[1::6, 0] = scores[1::6, 1:].max(axis=1)
+    both = device_stats(torch.as_tensor(scores), (0, 1))
+    for ours, first in zip(both, (0, 1), strict=True):
+        host = fast_stats(scores.copy(), first)
+        for name in ("scale", "gap", "p_max", "entropy", "beta"):  # float32, summed in another order
+            np.testing.assert_allclose(getattr(ours, name), getattr(host, name), rtol=2e-5, atol=1e-6)
+        for name in ("depth", "keys", "ties", "status"):
+            assert (getattr(ours, name) == getattr(host, name)).all(), name
+
+
 def test_faults_get_the_same_status_in_both_versions() -> None:
     scores = drawn(Gaussian(), 8, 90).astype(np.float32)
     scores[0, 3], scores[1], scores[4, 5], scores[5] = np.nan, 0.25, np.inf, -np.inf
@@ -94,6 +110,10 @@ def test_faults_get_the_same_status_in_both_versions() -> None:
     codes = [rows.NOT_FINITE, rows.ALL_TIES, rows.ONE_KEY, rows.OK, rows.NOT_FINITE, rows.ONE_KEY, 0, 0]
     assert exact.status.tolist() == codes
     assert ours.status.tolist() == codes
+    there, rest = device_stats(torch.as_tensor(scores), (0, 1))
+    assert there.status.tolist() == codes
+    assert rest.status.tolist() == fast_stats(scores.copy(), first=1).status.tolist()
+    assert there.keys[3] == rest.keys[3] + 1 == 40
     assert exact.excluded() == {"one key": 2, "all keys tie": 1, "NaN or infinite logits": 2}
     assert exact.keys[3] == ours.keys[3] == 40
     np.testing.assert_allclose(exact.scale[3], rows.row_stats(scores[3:4, :40]).scale[0], rtol=1e-12, atol=0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from reproven.papers.embedding import nets, splitting
+from reproven.papers.embedding import nets, splitting, stacked
 from reproven.papers.embedding.optimisers import AdaptiveRule, GradientRule
 from reproven.papers.embedding.splitting_reference import split_channel, split_neuron
 from reproven.papers.embedding.stacked import Batch, StackedNet, stack_embeddings, stack_models
@@ -146,3 +146,43 @@ def test_pairs_stay_on_the_image_like_the_plain_pair(name):
         errors, losses = train_pair(narrow, wide, T, [(x, y)] * 200, lambda p: torch.optim.SGD(p, lr=0.01))
         assert max(errors) < 1e-12
         np.testing.assert_allclose(record.loss_narrow[:, i].numpy(), losses, rtol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["deep", "cnn", "cnn_pool"])
+@pytest.mark.parametrize("rule", ["nesterov", "adam"])
+def test_blocks_of_pairs_give_the_whole_stack(name, rule, monkeypatch):
+    """Cut into blocks of two, two and one, five pairs with own batches a side train as they do at once."""
+    pairs, _, net, batch = build(name, count=5)
+    other = Batch(batch.x.flip(-1), batch.y, batch.weight)
+
+    def run():
+        return train_pairs(
+            net, stack_models([p[0] for p in pairs]), stack_embeddings([p[2] for p in pairs]), lambda _: batch,
+            RULES[rule][0], 20, records=range(20), wide_batches=lambda _: other,
+        )  # fmt: skip
+
+    whole = run()
+    monkeypatch.setattr(stacked, "BLOCK", 2 * batch.x[0].numel() + 1)
+    assert [list(range(5))[b] for b in batch.blocks(5)] == [[0, 1], [2, 3], [4]]
+    cut = run()
+    # Sums over pairs do not occur, so only kernels chosen by size may round apart; Adam magnifies that.
+    for ours, theirs in ((cut.narrow, whole.narrow), (cut.wide, whole.wide)):
+        for n in ours:
+            torch.testing.assert_close(ours[n], theirs[n], rtol=1e-10, atol=1e-12)
+    for column in ("error", "loss_narrow", "loss_wide", "norm_wide"):
+        torch.testing.assert_close(getattr(cut, column), getattr(whole, column), rtol=1e-10, atol=1e-12)
+
+
+def test_pairs_that_share_samples_are_one_block(monkeypatch):
+    pairs, _, net, batch = build("deep")
+    shared = Batch(batch.x[0], batch.y[0], batch.weight[0])
+    monkeypatch.setattr(stacked, "BLOCK", 1)
+    assert shared.blocks(3) == [slice(None)]
+    assert batch.blocks(3) == [slice(0, 1), slice(1, 2), slice(2, 3)]
+    narrow = stack_models([p[0] for p in pairs])
+    alone, _ = net.loss_and_gradient(
+        {n: v[1:2] for n, v in narrow.items()},
+        Batch(batch.x[:1], batch.y[:1], batch.weight[:1]),
+    )
+    together, _ = net.loss_and_gradient(narrow, shared.of(slice(0, 3)))
+    torch.testing.assert_close(together[1:2], alone, rtol=1e-13, atol=0)

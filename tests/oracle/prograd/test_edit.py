@@ -12,7 +12,9 @@ from torch import nn
 
 from reproven.papers.prograd import constraints, edit, prograd_reference, tail
 from reproven.papers.prograd.attribution import grad_cam, input_gradients, integrated_gradients
-from reproven.papers.prograd.certify import exact_slack
+from reproven.papers.prograd.certify import Certificate, exact_slack
+from reproven.papers.prograd.experiments.language import Prompt, completeness_gap
+from reproven.papers.prograd.language import NEGATIVE, POSITIVE, VOCABULARY, AnswerLogits, small_llama
 from reproven.papers.prograd.program import Preserve, solve
 from reproven.papers.prograd.rows import Block, min_max_template
 
@@ -52,6 +54,33 @@ def test_the_edit_is_as_small_as_the_twins(seed):
         assert ours.solution.objective == pytest.approx(theirs[1], rel=1e-6, abs=1e-9)
         assert ours.requirements == 3 * 2 * 4
         assert ours.conditions == 3 * (7 + 5)
+
+
+def test_a_certifier_of_the_caller_asks_for_margin_until_it_holds():
+    """A coarser view of the network: what it sees is off by 1e-3, so that a margin of 1e-3 is needed."""
+    model, x = mlp(0), torch.randn(2, 4, dtype=D, generator=torch.Generator().manual_seed(0))
+    low, high = boxes(input_gradients(model, x).numpy(), 0)
+    asked = [constraints.JacobianBox(low, high)]
+
+    def coarse(error):
+        def certify(edited):
+            seen = input_gradients(edited, x).numpy()
+            worst = float(max((low - (seen - error)).max(), (seen + error - high).max()))
+            return Certificate("coarse", 1.0, 1.0, worst)
+
+        return certify
+
+    plain = edit.edit_gradients(model, "0", x, asked, box=5.0)
+    assert plain.edited
+    assert not coarse(1e-3)(plain.model).holds, "the smallest edit lies at a bound"
+    found = edit.edit_gradients(model, "0", x, asked, box=5.0, certifiers=[coarse(1e-3)], doublings=12)
+    assert found.edited
+    assert coarse(1e-3)(found.model).holds
+    assert found.margin > 1e-3 / 2
+    never = edit.edit_gradients(model, "0", x, asked, box=5.0, certifiers=[coarse(1.0)], doublings=2)
+    assert never.status == "uncertified"
+    assert never.model is model
+    assert "coarse" in never.reason
 
 
 class Residual(nn.Module):
@@ -168,6 +197,18 @@ def test_integrated_gradients_rows_agree_with_token_by_token_products():
     np.testing.assert_allclose(value, own.detach().numpy(), rtol=1e-10, atol=1e-13)
     ends = model(torch.stack([x, base]))[:, 2]
     assert float(own.sum()) == pytest.approx(float(ends[0] - ends[1]), rel=1e-6)
+
+
+def test_what_completeness_misses_is_the_error_of_the_quadrature():
+    torch.manual_seed(0)
+    model = AnswerLogits(small_llama(VOCABULARY, 32, 2, 4)).double().eval().requires_grad_(False)
+    for p in model.parameters():
+        p.mul_(4.0 if p.dim() > 1 else 1.0)  # sharp attention: the integrand turns quickly
+    prompt = Prompt(torch.tensor([20, 5, 9, 71, 2, 33, 6]), tuple(range(6)), POSITIVE, NEGATIVE)
+    gaps = [completeness_gap(model, prompt, nodes) for nodes in (1, 5, 25, 100)]
+    assert gaps[0] > 1e-3  # one node does miss it
+    assert gaps[0] > gaps[1] > gaps[2] > gaps[3]
+    assert gaps[3] < 1e-8  # of the whole, in float64
 
 
 def test_integrated_gradients_agree_with_captum():

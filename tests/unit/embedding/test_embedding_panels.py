@@ -307,6 +307,16 @@ def test_repaired_adam_keeps_a_dead_copy_dead():
         (lambda: AdaptiveRule(0.1, kind="lion"), "not one of adam, rmsprop, adagrad"),
         (lambda: StackedNet.of(nets.mlp([2, 2, 1], bias=True)), "has a bias"),
         (lambda: StackedNet.of(nets.mlp([2, 2, 1], act="tanh")), "Tanh '1' does not stack"),
+        (
+            lambda: StackedNet.of(
+                torch.nn.Sequential(
+                    torch.nn.Linear(2, 2, bias=False),
+                    torch.nn.LeakyReLU(-0.5),
+                    torch.nn.Linear(2, 1, bias=False),
+                )
+            ),
+            "slopes >= 0",
+        ),
         (lambda: nets.activation("gelu"), "not one of leaky"),
         (
             lambda: loss_and_slope(torch.zeros(1, 1), Batch(*[torch.ones(1)] * 3), "hinge"),

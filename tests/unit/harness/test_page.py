@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 
 from reproven.harness import page, tables
-from reproven.harness.errors import UserError
 from reproven.harness.verdicts import Row
 
 
@@ -81,6 +80,24 @@ def test_comparisons_stand_under_their_tier():
     assert "<td>1 (1)</td><td>2 (1)</td>" in text
 
 
+@pytest.mark.parametrize(("beside", "shown"), [("cpu", False), ("smoke", True)])
+def test_smoke_shows_verdicts_alone_beside_a_real_tier(tmp_path, beside, shown):
+    from PIL import Image
+
+    Image.new("L", (8, 8)).save(tmp_path / "f.png")
+    figure = page.Figure(tmp_path / "f.png", "p/e", "smoke", "cpu", "a caption")
+    text = page.section("p", [row(tier="smoke")], {}, {}, [figure], [run(tier=beside)], "# A title")
+    assert ("a caption" in text) is shown
+    assert "Tier smoke, cpu: 1 holds" in text
+
+
+@pytest.mark.parametrize(("beside", "shown"), [("cpu", False), ("smoke", True)])
+def test_reduced_rows_of_smoke_are_counted_and_not_listed_beside_a_real_tier(beside, shown):
+    text = section([row("reduced", tier="smoke", target="too_big"), row(tier="smoke")], [run(tier=beside)])
+    assert ("too_big" in text) is shown
+    assert "1 reduced" in text
+
+
 def test_the_front_row_counts_as_the_verdicts_say():
     rows = [row(), row("violated"), row("reproduced", kind="value"), row("blocked", kind="value")]
     (found,) = page.front_rows(tables.verdicts_csv(rows), {("cpu", "cpu"): "61.0"})
@@ -91,12 +108,6 @@ def test_the_front_row_counts_as_the_verdicts_say():
 
 def test_a_paper_that_has_not_run_says_how_to_run_it():
     assert "make reproduce-p" in page.index({"p": ("A title", None)}, [])
-
-
-def test_a_page_over_the_limit_is_refused(monkeypatch):
-    monkeypatch.setattr(page, "LIMIT_BYTES", 10)
-    with pytest.raises(UserError, match="more than 10"):
-        page.index({"p": ("A title", "x")}, [])
 
 
 def test_latex_escapes_what_latex_would_read():

@@ -138,6 +138,9 @@ def truncation(data: pd.DataFrame) -> Figure:
     _curve(ax, _pick(data, "error"), "eta", 0, "distance of end points")
     _curve(ax, _pick(data, "arc_error"), "eta", 1, "difference of arc lengths")
     _label(ax, "step size eta", "error (phi)", "arc ridge against the truncated flow", "xy")
+    etas = sorted(data["eta"].dropna().unique())
+    ax.set_xticks(etas, [f"{eta:g}" for eta in etas])
+    ax.minorticks_off()
     return fig
 
 
@@ -270,6 +273,7 @@ def text_methods(data: pd.DataFrame) -> Figure:
     for ax, (source, noise) in zip(axes.ravel(), cases):
         _methods(ax, data[(data["source"] == source) & (data["noise"] == noise)], "selected_error")
         _label(ax, "test error (share wrong)", "", f"{source}, {noise:.0%} wrong labels")
+        ax.set_xlim(0, 1)
     return fig
 
 

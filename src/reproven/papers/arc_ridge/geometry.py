@@ -16,6 +16,7 @@ from reproven.papers.arc_ridge.two_layer import TwoLayer
 NEWTON_ROUNDS = 8
 BLOCK = 25  # steps of descent before finished networks leave the batch
 MEMORY = 8  # points that a step of descent is compared with
+OFF_FIBRE = 1e-4  # share of |y| that a step of descent may leave unexplained; the next correction removes it
 
 
 def horizontal(jacobian: Tensor, v: Tensor) -> Tensor:
@@ -176,7 +177,9 @@ def _descend(
         if bool((down.flatten(1).norm(dim=1) <= tol * norm(phi)).all()):
             break
         new = onto_fibre(net, phi - h[:, None, None] * down, x, y, rounds=2)
-        good = (norm(new) <= torch.stack(recent).amax(0)) & (new - phi).isfinite().all(-1).all(-1)
+        # A long step may leave Newton's correction off the fibre, where the distance says nothing: shorten it too.
+        off = (net.forward(new, x) - y).norm(dim=1) > OFF_FIBRE * y.norm(dim=1)
+        good = (norm(new) <= torch.stack(recent).amax(0)) & new.isfinite().all(-1).all(-1) & ~off
         new = torch.where(good[:, None, None], new, phi)
         new_down = vertical_part(net, new, x, new - anchor)
         moved, bent = (new - phi).flatten(1), (new_down - down).flatten(1)

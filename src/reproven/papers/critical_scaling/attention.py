@@ -64,12 +64,14 @@ class Call:
     def logits(self, rows: Tensor, keys: int | Tensor | None = None) -> Tensor:
         """Return native logits of query positions `rows`, (batch, heads, rows, keys), -inf where masked.
 
+        In single precision where the model's is half: gaps near the top are smaller than bfloat16's steps.
+
         keys: the first so many (an integer) or these (positions); None for all.
         """
         chosen = slice(keys) if keys is None or isinstance(keys, int) else keys
-        k = self.key[:, :, chosen]
+        k = _at_least_single(self.key[:, :, chosen])
         groups = self.heads // k.shape[1]
-        q = self.query[:, :, rows] * self.scaling
+        q = _at_least_single(self.query[:, :, rows]) * self.scaling
         batch, _, count, width = q.shape
         s = torch.matmul(q.reshape(batch, k.shape[1], groups * count, width), k.transpose(2, 3))
         s = s.reshape(batch, self.heads, count, k.shape[2])
@@ -217,6 +219,10 @@ def _attend(
     )
 
 
+def _at_least_single(t: Tensor) -> Tensor:
+    return t.float() if t.dtype in (torch.float16, torch.bfloat16) else t
+
+
 def _scaled(mask: Tensor | None, factor: Tensor) -> Tensor | None:
     """Scale the finite biases of an additive mask; what masks a key stays as it is."""
     if mask is None or mask.dtype == torch.bool:
@@ -236,5 +242,5 @@ def _by_rows(call: Call, value: Tensor, scaler: Scaler | None) -> Tensor:
             s = s * scaler.row_factors(call, s)[..., None].to(s)
         elif scaler is not None and (factor := scaler.factors(call)) is not None:
             s = s * factor.to(s)[None, :, rows, None]
-        parts.append(torch.softmax(s, dim=-1) @ v[:, :, :reach])
+        parts.append(torch.softmax(s, dim=-1).to(v) @ v[:, :, :reach])
     return torch.cat(parts, dim=2)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,75 +24,92 @@ from reproven.papers.critical_scaling.streaming import streaming_scale
 
 
 def attention_cost(
-    ctx: Context, *, network: str, length: int, share: int, repeats: int, full: bool, maps: bool
+    ctx: Context,
+    *,
+    network: str,
+    lengths: list[int],
+    share: int,
+    repeats: int,
+    full: bool,
+    maps: bool,
+    precisions: Sequence[str] = ("float32",),
 ) -> None:
     """Time and peak memory of one pass: alone, with statistics on 1/share of the rows, on all, with stored maps.
 
-    Ways take turns within each repeat, so that a slow moment hits all of them. Peak memory is resident memory above
-    what it was before the pass; on a GPU, memory allocated there.
+    Ways take turns within each repeat, so that a slow moment hits all of them; the slow ones (all rows, maps) take
+    part in the first two. Peak memory is resident memory above what it was before the pass; on a GPU, memory allocated
+    there, after one pass that is not counted. A way that does not fit the GPU is recorded as ``out_of_memory``.
     """
     model, _ = ctx.dataset(network)
-    model = model.to(ctx.device)
     rng = ctx.generator("tokens")
-    ids = torch.as_tensor(rng.integers(100, 20000, size=(1, length))).to(ctx.device)
-    rows = torch.as_tensor(np.sort(rng.choice(length, length // share, replace=False)))
+    tokens = torch.as_tensor(rng.integers(100, 20000, size=(1, max(lengths)))).to(ctx.device)
+    for number, (precision, length) in enumerate(itertools.product(precisions, lengths)):
+        model = model.to(ctx.device, getattr(torch, precision))
+        chosen = ctx.generator("rows", n=length).choice(length, length // share, replace=False)
+        rows = torch.as_tensor(np.sort(chosen))
+        fast, slow = _ways(model, tokens[:, :length], rows, share, full, maps)
+        where: dict[str, Any] = {"network": network, "n": length, "precision": precision}
+        with torch.inference_mode():
+            for call in fast.values() if ctx.device != "cpu" else ():
+                call()
+            for repeat in range(repeats):
+                ctx.progress((number + repeat / repeats) / len(lengths) / len(precisions), f"{length} tokens")
+                found = {}
+                for way, call in {**fast, **(slow if repeat < 2 else {})}.items():
+                    cost = measured(call) if ctx.device == "cpu" else measured_on_gpu(call)
+                    if cost is None:
+                        ctx.record("out_of_memory", 1.0, unit="passes", way=way, repeat=repeat, **where)
+                    else:
+                        found[way] = cost
+                _record_costs(ctx, found, f"statistics on 1/{share} of rows", {"repeat": repeat, **where})
+
+
+Ways = dict[str, Callable[[], Any]]
+
+
+def _ways(
+    model: Any, ids: torch.Tensor, rows: torch.Tensor, share: int, full: bool, maps: bool
+) -> tuple[Ways, Ways]:
+    """Return the passes to compare by their names: the fast ones, and the slow ones."""
+    body, length = getattr(model, "base_model", model), ids.shape[1]
     groups = [torch.arange(a, min(a + 128, length)) for a in range(0, length, 128)]
-    body = getattr(model, "base_model", model)
-    ways: dict[str, Callable[[], Any]] = {
-        "forward": lambda: body(input_ids=ids),
+    fast: Ways = {
+        "forward": lambda: body(input_ids=ids, use_cache=False),
         f"statistics on 1/{share} of rows": lambda: _recorded(model, body, ids, [rows]),
     }
-    slow: dict[str, Callable[[], Any]] = {}
+    slow: Ways = {}
     if full:
         slow["statistics on all rows"] = lambda: _recorded(model, body, ids, groups)
     if maps:
         slow["stored eager maps"] = lambda: _stored(model, body, ids)
-    with torch.inference_mode():
-        body(input_ids=ids[:, :64])
-        for repeat in range(repeats):
-            found = {}
-            for way, call in {**ways, **(slow if repeat < 2 else {})}.items():
-                ctx.progress(repeat / repeats, way)
-                seconds, peak = measured(call) if ids.device.type == "cpu" else measured_on_gpu(call)
-                found[way] = (seconds, peak)
-                ctx.record(
-                    "seconds", seconds, unit="s", direction="lower", way=way, repeat=repeat, network=network
-                )
-                ctx.record(
-                    "peak_memory_mib",
-                    peak,
-                    unit="MiB",
-                    direction="lower",
-                    way=way,
-                    repeat=repeat,
-                    network=network,
-                )
-            _ratios(ctx, found, f"statistics on 1/{share} of rows", repeat, network)
+    return fast, slow
 
 
-def _ratios(
-    ctx: Context, found: dict[str, tuple[float, float]], ours: str, repeat: int, network: str
+def _record_costs(
+    ctx: Context, found: dict[str, tuple[float, float]], ours: str, where: dict[str, Any]
 ) -> None:
-    for way, (seconds, _) in found.items():
-        ratio = seconds / found["forward"][0]
-        ctx.record(
-            "time_over_forward", ratio, unit="x", direction="lower", way=way, repeat=repeat, network=network
-        )
-    if "stored eager maps" in found:
+    """Record what each way of one repeat cost, and its ratios to the forward pass and to stored maps."""
+    for way, (seconds, peak) in found.items():
+        at: dict[str, Any] = {"way": way, "direction": "lower", **where}
+        ctx.record("seconds", seconds, unit="s", **at)
+        ctx.record("peak_memory_mib", peak, unit="MiB", **at)
+        if "forward" in found:
+            ctx.record("time_over_forward", seconds / found["forward"][0], unit="x", **at)
+    if {ours, "stored eager maps"} <= set(found):
         saved = found["stored eager maps"][1] / max(found[ours][1], 1.0)
-        ctx.record("memory_saved", saved, unit="x", direction="higher", repeat=repeat, network=network)
+        ctx.record("memory_saved", saved, unit="x", direction="higher", **where)
 
 
 def _recorded(model: Any, body: Any, ids: torch.Tensor, positions: list[torch.Tensor]) -> None:
     with attending(model, listener=Recorder(positions)):
-        body(input_ids=ids)
+        body(input_ids=ids, use_cache=False)
 
 
 def _stored(model: Any, body: Any, ids: torch.Tensor) -> Any:
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:
-        return body(input_ids=ids, output_attentions=True).attentions
+        return body(input_ids=ids, output_attentions=True, use_cache=False).attentions
     finally:
         model.set_attn_implementation(before)
 
@@ -119,12 +137,16 @@ def measured(call: Callable[[], Any]) -> tuple[float, float]:
     return seconds, (peaks[0] - start) / 2**20
 
 
-def measured_on_gpu(call: Callable[[], Any]) -> tuple[float, float]:
-    """Return (seconds, peak MiB allocated above the start) of one call on the current CUDA device."""
+def measured_on_gpu(call: Callable[[], Any]) -> tuple[float, float] | None:
+    """Return (seconds, peak MiB allocated above the start) of one call on the current CUDA device; None: no room."""
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     start, began = torch.cuda.memory_allocated(), time.perf_counter()
-    call()
+    try:
+        call()
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return None
     torch.cuda.synchronize()
     return time.perf_counter() - began, (torch.cuda.max_memory_allocated() - start) / 2**20
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from reproven.harness.errors import UserError
 from reproven.papers.critical_scaling.attention import Call, attending
 from reproven.papers.critical_scaling.fast import fast_stats
+from reproven.papers.critical_scaling.on_device import device_stats
 from reproven.papers.critical_scaling.rows import REASONS, RowStats, row_stats
 from reproven.papers.critical_scaling.rules import Calibration
 
@@ -93,23 +94,29 @@ class Recorder:
         for group, rows in enumerate(self.positions):
             keys = self.subsets[group] if self.subsets else None
             reach = int(call.reach_of(rows).max()) if keys is None else keys
-            logits = call.logits(rows, reach)
-            for name in self.sinks:
-                self.found[call.layer, group, name] = _reduce(logits, name)
+            for name, stats in _reduce(call.logits(rows, reach), self.sinks).items():
+                self.found[call.layer, group, name] = stats
 
     def layers(self) -> int:
         """Return how many layers were heard."""
         return len({layer for layer, _, _ in self.found})
 
 
-def _reduce(logits: Tensor, keys: str) -> RowStats:
-    """Return the statistics of (1, heads, rows, keys) logits as (heads, rows) arrays."""
-    first = 1 if keys == "no_first" else 0
+def _reduce(logits: Tensor, sinks: Sequence[str]) -> dict[str, RowStats]:
+    """Return the statistics of (1, heads, rows, keys) logits as (heads, rows) arrays, for each of `sinks`."""
     _, heads, rows, n = logits.shape
-    flat = logits.detach().reshape(-1, n)
-    here = flat.device.type == "cpu"
-    stats = fast_stats(flat.float().numpy(), first) if here else row_stats(flat[:, first:].float())
-    return RowStats(*(np.asarray(v).reshape(heads, rows) for v in vars(stats).values()))
+    flat = logits.detach().reshape(-1, n).float()
+    firsts = [1 if name == "no_first" else 0 for name in sinks]
+    if flat.device.type == "cpu":
+        found = [fast_stats(flat.numpy(), first) for first in firsts]
+    elif n < 3:
+        found = [row_stats(flat[:, first:]) for first in firsts]
+    else:
+        found = device_stats(flat, firsts)
+    return {
+        name: RowStats(*(np.asarray(v).reshape(heads, rows) for v in vars(stats).values()))
+        for name, stats in zip(sinks, found)
+    }
 
 
 def diagnose(

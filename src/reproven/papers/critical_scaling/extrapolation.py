@@ -49,7 +49,7 @@ def extrapolation(
     held_out = _held_out(tokenizer, news, max(lengths) + 1, documents + calibration_documents)
     seed = ctx.derive("model", positions=positions) % (1 << 31)
     model = small_lm.build_model(alphabet, positions, seed, width=width, layers=layers, heads=heads)
-    reader = small_lm.Reader(model, alphabet)
+    reader = small_lm.Reader(model, alphabet).to(ctx.device)
     source = small_lm.batches(
         stream,
         alphabet,
@@ -100,7 +100,7 @@ def small_calibration(
             rows = np.unique(np.concatenate([places, n - 1 - rng.integers(n // 8, size=32)]))
             recorder = Recorder([torch.as_tensor(rows)], sinks=("all",))
             with torch.inference_mode(), attending(reader.model, listener=recorder):
-                reader(torch.as_tensor(ids)[None], body=True)
+                reader(torch.as_tensor(ids, device=reader.device)[None], body=True)
             for layer in range(layers):
                 stats = recorder.found[layer, 0, "all"]
                 scales[i][layer].append(stats.scale)
@@ -156,28 +156,43 @@ def pretrained_extrapolation(
     ctx: Context,
     *,
     network: str,
+    source: str,
     train_length: int,
     lengths: list[int],
     count: int,
     calibration_documents: int,
 ) -> None:
-    """Loss of a bundled language model beyond its trained positions under each rule, paired over documents."""
+    """Loss of a bundled language model beyond its trained positions under each rule, paired over documents.
+
+    source: ``newsgroups_packed`` or ``python_reference`` (see `real.documents`). Calibration has its own documents.
+    """
     model, tokenizer = ctx.dataset(network)
     model = model.to(ctx.device)
     model.config.max_position_embeddings = max(model.config.max_position_embeddings, *lengths)
-    longest = max(lengths)
-    every = real_documents("python_reference", tokenizer, longest, count + calibration_documents)
+    every = real_documents(
+        source,
+        tokenizer,
+        max(lengths),
+        count + calibration_documents,
+        newsgroups=ctx.dataset("newsgroups_20") if source == "newsgroups_packed" else None,
+    )
     found = diagnose(model, every[count:], [train_length, *lengths], rows=32, sinks=("all",))
     scales = np.nanmedian(found.head_medians(), axis=0)
     entropies = np.nanmedian(found.head_medians("entropy"), axis=0)[0]
+    for n, table in zip(found.lengths, scales):
+        ratio = float(np.median(table / scales[0]))
+        ctx.record("calibrated_growth", ratio, unit="1", n=n, source=source, method="", dataset=network)
     for d, ids in enumerate(every[:count]):
         ctx.progress(d / count, network)
         for n in lengths:
             here = Calibration(train_length, n, np.array(found.lengths), scales, entropies)
             for name, rule in ctx.methods.items():
                 with torch.inference_mode(), attending(model, scaler=Rescaled(rule, here)):
-                    logits = model(input_ids=ids[None, :n].to(ctx.device), logits_to_keep=TAIL + 1).logits[0]
+                    logits = model(
+                        input_ids=ids[None, :n].to(ctx.device), logits_to_keep=TAIL + 1, use_cache=False
+                    ).logits[0]
                 loss = torch.nn.functional.cross_entropy(
                     logits[:-1].float(), ids[n - TAIL : n].to(ctx.device)
                 )
-                ctx.record("loss", float(loss), unit="nats", direction="lower", method=name, document=d, n=n)
+                at: dict[str, Any] = {"document": d, "n": n, "source": source, "dataset": network}
+                ctx.record("loss", float(loss), unit="nats", direction="lower", method=name, **at)

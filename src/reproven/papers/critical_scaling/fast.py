@@ -87,7 +87,7 @@ def _thermo(g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _two_thirds(g: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Return beta_{2/3} by Newton's steps on log Z from beta = B: convex and falling, so that none overshoots."""
-    starts = _starts(g.shape[1])
+    starts = run_starts(g.shape[1])
     size = np.diff(np.append(starts, g.shape[1])).astype(float)
     with np.errstate(all="ignore"):
         point = np.add.reduceat(np.minimum(g, np.float32(1e30)), starts, axis=1) / size
@@ -103,7 +103,8 @@ def _two_thirds(g: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=256)
-def _starts(n: int) -> np.ndarray:
+def run_starts(n: int) -> np.ndarray:
+    """Return where each run of the summary of `n` gaps begins."""
     starts, k = list(range(min(n, HEAD))), HEAD
     while k < n:
         starts.append(k)

@@ -214,7 +214,7 @@ def scale_against_length(data: pd.DataFrame) -> Figure:
                 line["n"], line["mean"], yerr=line["half"], marker=MARKERS[i], color=GREYS[i],
                 linestyle=LINES[i % 4], markersize=4, label=f"{mode}, {str(which).replace('_', ' ')}",
             )  # fmt: skip
-        axis.legend(frameon=False, fontsize=7)
+        axis.legend(frameon=False, fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
         if metric != "share_condensed":
             axis.axhline(1.0, color="0.7", linewidth=0.8)
     network = _of(data, "scale")["network"].iloc[0]
@@ -254,21 +254,22 @@ def head_exponents(data: pd.DataFrame) -> Figure:
         np.arange(len(table)) + 0.2, [str(x).replace("_", " ") for x in table.index], rotation=30
     )
     right.set_ylabel("share of heads whose B it fits best (AIC)")
-    right.legend(frameon=False, fontsize=8)
+    right.legend(frameon=False, fontsize=8, loc="upper left")
     fig.suptitle(f"{part['network'].iloc[0]}: laws of B by head, prefix mode", fontsize=10)
     return fig
 
 
 def rules(data: pd.DataFrame) -> Figure:
-    """Gain of each rule over the native model by length, paired over documents; one column a position scheme."""
+    """Gain of each rule over the native model by length, paired over documents, by position scheme or source."""
     data = data[data["method"] != ""]
     metrics = [m for m in ("loss", "retrieved") if m in set(data["metric"])]
-    schemes = sorted(data["positions"].dropna().unique()) if "positions" in data else [None]
+    column = "positions" if "positions" in data else "source"
+    schemes = sorted(data[column].dropna().unique())
     labels = {
         "loss": "loss less that of the native model (nats)",
         "retrieved": "needles found less the native share",
     }
-    names = {"none": "no positions", "rotary": "rotary positions", None: ""}
+    names = {"none": "no positions", "rotary": "rotary positions"}
     fig, axes = plt.subplots(
         len(metrics), len(schemes), figsize=(5.4 * len(schemes), 4.2 * len(metrics)), sharey=True, squeeze=False,
         layout="constrained",
@@ -276,9 +277,10 @@ def rules(data: pd.DataFrame) -> Figure:
     for line, metric in zip(axes, metrics):
         for axis, scheme in zip(line, schemes):
             part = _of(data, metric)
-            _gains(axis, part if scheme is None else part[part["positions"] == scheme])
+            _gains(axis, part[part[column] == scheme])
             axis.set_xlabel(labels[metric])
-            axis.set_title(names[scheme], fontsize=10)
+            name = names.get(scheme, str(scheme).replace("_", " "))
+            axis.set_title(f"{name} {axis.get_title()}".strip(), fontsize=10)
     fig.legend(
         *axes[0][0].get_legend_handles_labels(),
         loc="outside lower center",
@@ -293,7 +295,7 @@ def rules(data: pd.DataFrame) -> Figure:
 
 
 def _gains(axis, part: pd.DataFrame) -> None:
-    """Dots: the mean paired difference to the native model; its own mean stands at the axis."""
+    """Dots: the mean paired difference to the native model; its own mean by length stands in the title."""
     table = part.pivot_table(index=["n", "document"], columns="method", values="value", sort=False)
     others = [m for m in table.columns if m != "beta_none"]
     lengths = sorted(part["n"].unique())
@@ -311,7 +313,7 @@ def _gains(axis, part: pd.DataFrame) -> None:
     axis.set_ylim(len(others) - 0.4, -0.6)
     axis.grid(axis="y", color="0.93")
     shown = ", ".join(f"{native[n]:.3g}" for n in lengths)
-    axis.annotate(f"native: {shown}", (0.02, 0.02), xycoords="axes fraction", fontsize=8)
+    axis.set_title(f"(native: {shown})")
 
 
 def costs(data: pd.DataFrame) -> Figure:
@@ -324,4 +326,44 @@ def costs(data: pd.DataFrame) -> Figure:
         axis.barh(table["way"], table["mean"], xerr=table["half"], color="0.7", edgecolor="0.0")
         axis.set_xlabel(label)
     fig.suptitle("One pass with and without statistics; bars: 95 % intervals over repeats", fontsize=10)
+    return fig
+
+
+def costs_by_length(data: pd.DataFrame) -> Figure:
+    """Seconds and peak GPU memory of a pass against its length, one line a way, one column a precision."""
+    precisions = sorted(data["precision"].unique(), reverse=True)
+    fig, axes = plt.subplots(
+        2, len(precisions), figsize=(4.6 * len(precisions), 6.4), sharex=True, sharey="row", squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for line, metric, label in zip(
+        axes, ("seconds", "peak_memory_mib"), ("seconds a pass", "peak memory above start (MiB)")
+    ):
+        for axis, precision in zip(line, precisions):
+            part = _of(data, metric)
+            part = part[part["precision"] == precision]
+            for i, (way, rows) in enumerate(part.groupby("way", sort=False)):
+                low, middle, high = (rows.groupby("n")["value"].quantile(q) for q in (0, 0.5, 1))
+                axis.errorbar(
+                    middle.index, middle, yerr=[middle - low, high - middle], marker=MARKERS[i], color=GREYS[i],
+                    linestyle=LINES[i], markersize=4, label=way,
+                )  # fmt: skip
+            axis.set_xscale("log", base=2)
+            axis.set_yscale("log")
+            axis.grid(color="0.93")
+        line[0].set_ylabel(label)
+    for axis, precision in zip(axes[0], precisions):
+        axis.set_title(precision, fontsize=10)
+    for axis in axes[1]:
+        axis.set_xlabel("tokens")
+    fig.legend(
+        *axes[0][0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+        fontsize=8,
+    )
+    fig.suptitle(
+        "One pass with and without statistics; median over repeats, bars: smallest to largest", fontsize=10
+    )
     return fig

@@ -14,7 +14,7 @@ from reproven.harness.errors import Blocked, UserError
 from reproven.papers.critical_scaling.diagnose import Diagnosis, diagnose
 from reproven.papers.critical_scaling.exponents import LAWS, bootstrap_exponents, choose_law, fit_exponent
 
-SOURCES = ("newsgroups", "python_reference")
+SOURCES = ("newsgroups", "newsgroups_packed", "python_reference")
 
 
 def documents(
@@ -22,14 +22,22 @@ def documents(
 ) -> list[torch.Tensor]:
     """Return `count` documents of `length` tokens each, after the first `skip`; UserError where there are fewer.
 
-    newsgroups: the loaded data set; its posts that are long enough, in order. The language reference is one text,
-    cut in pieces that do not overlap.
+    newsgroups: the loaded data set; its posts that are long enough, in order; packed, its posts one behind the other
+    until there is enough. The language reference is one text, cut in pieces that do not overlap.
     """
     if source == "newsgroups":
         # Posts of fewer characters than two a token cannot be long enough: most need no tokenising.
         texts = (t for t in newsgroups["train"]["text"] if len(t) > 2 * length)
         pieces = (torch.as_tensor(_ids(tokenizer, t)) for t in texts)
         found = list(itertools.islice((p[:length] for p in pieces if len(p) >= length), skip + count))[skip:]
+    elif source == "newsgroups_packed":
+        stream: list[int] = []
+        for text in newsgroups["train"]["text"]:
+            if len(stream) >= (skip + count) * length:
+                break
+            stream += _ids(tokenizer, text + "\n")
+        ids = torch.as_tensor(stream)
+        found = [ids[a : a + length] for a in range(0, len(ids) - length + 1, length)][skip : skip + count]
     elif source == "python_reference":
         ids = torch.as_tensor(_ids(tokenizer, python_reference()[0]))
         found = [ids[a : a + length] for a in range(0, len(ids) - length + 1, length)][skip : skip + count]

@@ -119,6 +119,11 @@ class Reader(nn.Module):
         """The model's configuration."""
         return self.model.config
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model's parameters are."""
+        return next(self.parameters()).device
+
     def embedded(self, ids: Tensor) -> Tensor:
         """Return the embeddings of tokens, (..., width)."""
         model: Any = self.model
@@ -185,7 +190,7 @@ def batches(
 
 
 def train(
-    model: nn.Module,
+    model: Reader,
     source: Iterator[Tensor],
     alphabet: Alphabet,
     *,
@@ -203,7 +208,7 @@ def train(
         fall = 0.55 + 0.45 * np.cos(np.pi * step / steps)
         for group in optimiser.param_groups:
             group["lr"] = lr * rise * fall
-        ids = next(source)
+        ids = next(source).to(model.device)
         logits, target = model(ids[:, :-1]), ids[:, 1:]
         random = (target >= alphabet.text) & (target < alphabet.text + alphabet.keys * (alphabet.values + 1))
         each = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none")
@@ -221,17 +226,17 @@ def train(
 
 
 @torch.inference_mode()
-def token_losses(model: nn.Module, ids: np.ndarray) -> np.ndarray:
+def token_losses(model: Reader, ids: np.ndarray) -> np.ndarray:
     """Return the loss in nats of each next token of one text, (n - 1,)."""
-    tokens = torch.as_tensor(ids)[None]
+    tokens = torch.as_tensor(ids, device=model.device)[None]
     logits = model(tokens[:, :-1])[0]
-    return F.cross_entropy(logits, tokens[0, 1:], reduction="none").numpy()
+    return F.cross_entropy(logits, tokens[0, 1:], reduction="none").numpy(force=True)
 
 
 @torch.inference_mode()
-def retrieval(model: nn.Module, ids: np.ndarray, places: np.ndarray, alphabet: Alphabet) -> np.ndarray:
+def retrieval(model: Reader, ids: np.ndarray, places: np.ndarray, alphabet: Alphabet) -> np.ndarray:
     """Return whether the answer at each query place is the likeliest of all answers, (places,) zeros and ones."""
-    logits = model(torch.as_tensor(ids)[None])[0, places]
+    logits = model(torch.as_tensor(ids, device=model.device)[None])[0, places]
     first = int(alphabet.answer(np.array(0)))
-    said = logits[:, first : first + alphabet.values].argmax(dim=1).numpy()
+    said = logits[:, first : first + alphabet.values].argmax(dim=1).numpy(force=True)
     return (alphabet.answer(said) == ids[places + 1]).astype(float)

@@ -50,15 +50,18 @@ def pairs(ctx: Context, *, case: list[str], count: int, steps: int, loop_pairs: 
         )
         narrow, embedding = stack_models(models), stack_embeddings(maps)
         rule = GradientRule(0.01)
-        for repeat in range(repeats):
+        for repeat in range(-1, repeats):  # the first turn, which imports and allocates, is not recorded
+            length = steps if repeat >= 0 else 1
             begin = time.perf_counter()
-            record = train_pairs(net, narrow, embedding, lambda step, b=batch: b, rule, steps, records=[])  # type: ignore[misc]
+            record = train_pairs(net, narrow, embedding, lambda step, b=batch: b, rule, length, records=[])  # type: ignore[misc]
             stacked = count * steps / (time.perf_counter() - begin)
             trained = [(copy.deepcopy(models[i]), copy.deepcopy(wides[i])) for i in range(loop_pairs)]
             begin = time.perf_counter()
             for (left, right), T, (x, y) in zip(trained, maps, data, strict=False):
-                train_pair(left, right, T, [(x, y)] * steps, lambda p: torch.optim.SGD(p, lr=0.01))
+                train_pair(left, right, T, [(x, y)] * length, lambda p: torch.optim.SGD(p, lr=0.01))
             loop = loop_pairs * steps / (time.perf_counter() - begin)
+            if repeat < 0:
+                continue
             where: dict[str, Any] = {"case": name, "repeat": repeat}
             ctx.record(
                 "pair_steps_per_second", stacked, unit="1/s", direction="higher", way="stacked", **where

@@ -165,7 +165,7 @@ def table_1(ctx: Context, *, exp: str, seed: list[int], coefficients: list[str],
 
     record = train_pairs(
         net,
-        {n: v.to(ctx.device) for n, v in stack_models([p.model for p in pairs]).items()},
+        stack_models([p.model for p in pairs], ctx.device),
         stack_embeddings([p.embedding for p in pairs]),
         sources[0],
         GradientRule(toy.lr),
@@ -345,7 +345,7 @@ def table_2(
     )
     record = train_pairs(
         net,
-        {n: v.to(ctx.device) for n, v in stack_models([p[0] for p in pairs]).items()},
+        stack_models([p[0] for p in pairs], ctx.device),
         stack_embeddings([p[1] for p in pairs]),
         batches,
         GradientRule(lr),

@@ -163,7 +163,11 @@ def decision_boundaries(data: pd.DataFrame) -> Figure:
             ylim=(-reach, reach),
         )
         ax.set_aspect("equal")
-        ax.legend(fontsize=7)
+    # Points fill the panels, whose entries are the same: one legend below all of them.
+    entries: dict[str, Any] = {}
+    for ax in axes:
+        entries |= {label: line for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    fig.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=4, fontsize=8)
     fig.suptitle("Decision boundaries after training, released seed")
     return fig
 

@@ -128,7 +128,7 @@ def optimisers(
         maps.append(_split_all(model, layers, ctx.torch_generator("coefficients", seed=s))[1])
     net = StackedNet.of(models[0])
     batch = _whole(ctx, net, x, y)
-    narrow, embedding = stack_models(models), stack_embeddings(maps)
+    narrow, embedding = stack_models(models, ctx.device), stack_embeddings(maps)
     for done, (method, rule) in enumerate(ctx.methods.items()):
         for kind in batches:
             source = (
@@ -166,8 +166,8 @@ def starts(
         net = StackedNet.of(models[0])
         where = [{"method": method, "seed": s} for s in seed]
         _run_rule(
-            ctx, net, stack_models(models), stack_embeddings(maps), _constant(_whole(ctx, net, x, y)),
-            GradientRule(lr), steps, where, wide=stack_models(wides),
+            ctx, net, stack_models(models, ctx.device), stack_embeddings(maps), _constant(_whole(ctx, net, x, y)),
+            GradientRule(lr), steps, where, wide=stack_models(wides, ctx.device),
         )  # fmt: skip
         ctx.progress((done + 1) / len(ctx.methods), method)
 
@@ -236,7 +236,7 @@ def kkt_panel(
 
     schedule = _decay(decay)
     record = train_pairs(
-        net, stack_models(models), embedding, lambda step: batch, rule, steps,
+        net, stack_models(models, ctx.device), embedding, lambda step: batch, rule, steps,
         records=keep, loss="logsumexp", lr_at=schedule, watch=watch, every_step=False,
     )  # fmt: skip
     for i, s in enumerate(seed):
@@ -247,7 +247,7 @@ def kkt_panel(
         certify(step, stack, wide_model, "independent")
 
     final = train_stack(
-        net, stack_models(others), lambda step: batch, rule, control_steps,
+        net, stack_models(others, ctx.device), lambda step: batch, rule, control_steps,
         loss="logsumexp", lr_at=schedule, records=keep, watch=independent,
     )  # fmt: skip
     for s, gap in zip(seed, _direction_gap(embedding(record.narrow), final).tolist(), strict=True):
@@ -464,7 +464,7 @@ def condensation(
                 where.append({"seed": s, "scale": sigma, "width": h})
         net = StackedNet.of(models[0])
         batch = _whole(ctx, net, x, y)
-        start = stack_models(models)
+        start = stack_models(models, ctx.device)
         rule = GradientRule(lr, normalised=True, relative=True)
         end = train_stack(net, start, _constant(batch), rule, steps, loss="logsumexp", lr_at=_decay(decay))
         for phase, stack in (("start", start), ("end", end)):

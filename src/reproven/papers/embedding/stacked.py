@@ -18,7 +18,11 @@ from torch import Tensor, nn
 from reproven.papers.embedding.splitting import AxisMap, Embedding
 
 Stack = dict[str, Tensor]
+leaky_backward = torch.ops.aten.leaky_relu_backward.grad_input
 LOSSES = ("exponential", "logistic", "logsumexp")
+# Numbers in the samples of a block of pairs: 2 MB in double precision, about what a core keeps in cache. With
+# 64 toy CNNs at once, allocating and filling hidden layers of 4 MB took most of the time.
+BLOCK = 2**18
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,26 @@ class Batch:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "signed", -self.y * self.weight)
+
+    def blocks(self, pairs: int) -> list[slice]:
+        """Return runs of pairs whose samples together have at most `BLOCK` numbers (at least one pair each).
+
+        Pairs that share their samples, or have few, make one run.
+        """
+        size = pairs if self.x.ndim == 2 else max(1, BLOCK // self.x[0].numel())
+        if size >= pairs:
+            return [slice(None)]
+        return [slice(first, first + size) for first in range(0, pairs, size)]
+
+    def of(self, block: slice) -> Batch:
+        """Return the samples of some pairs, as views."""
+        if block == slice(None):
+            return self
+        return Batch(
+            self.x if self.x.ndim == 2 else self.x[block],
+            self.y if self.y.ndim == 1 else self.y[block],
+            self.weight if self.weight.ndim == 1 else self.weight[block],
+        )
 
 
 @dataclass(frozen=True)
@@ -74,6 +98,8 @@ class StackedNet:
                 raise ValueError(
                     f"{type(layer).__name__} {name!r} does not stack: train it with `train_pair`"
                 )
+        if min(slopes, default=0) < 0:
+            raise ValueError("a stack needs leaky slopes >= 0: train other networks with `train_pair`")
         if len(slopes) != len(names) - 1:
             raise ValueError("a stack needs one activation between any two weight layers")
         return cls(tuple(names), tuple(slopes), None if conv is None else (*conv, side, pool))
@@ -126,43 +152,38 @@ class StackedNet:
         """Return ``Phi(theta_p; x_k)``, (pairs, n)."""
         return self._forward(stack, x)[0]
 
-    def _forward(self, stack: Stack, x: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
+    def _forward(self, stack: Stack, x: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Return outputs, weight matrices and the input of each layer."""
         matrices = [self._matrix(i, stack[name]) for i, name in enumerate(self.names)]
-        before, after = [], [x]
-        z = matrices[0] @ x
+        inputs = [x]
+        a = matrices[0] @ x
         for i, slope in enumerate(self.slopes):
-            before.append(z)
-            a = z if slope == 1 else F.leaky_relu(z, slope)
+            if slope != 1:
+                F.leaky_relu_(a, slope)
             if i == 0 and self.conv is not None:
                 _, kernel, side, _ = self.conv
                 a = a.view(a.shape[0], a.shape[1] * (side - kernel + 1) ** 2, -1)
-            after.append(a)
-            z = matrices[i + 1] @ a
-        return z.squeeze(1), matrices, before, after
+            inputs.append(a)
+            a = matrices[i + 1] @ a
+        return a.squeeze(1), matrices, inputs
 
     def loss_and_gradient(
         self, stack: Stack, batch: Batch, loss: str = "exponential"
     ) -> tuple[Tensor, Stack]:
         """Return the loss of each pair (pairs,) and its gradient, a stack like the parameters."""
-        out, matrices, before, after = self._forward(stack, batch.x)
+        out, matrices, inputs = self._forward(stack, batch.x)
         value, delta = loss_and_slope(out, batch, loss)
         gradient, last = {}, len(self.names) - 1
         delta = delta.unsqueeze(1)
         for i in range(last, -1, -1):
-            if i == 0:
-                delta = delta.view_as(before[0]) if last else delta
-            raw = delta @ after[i].mT
-            gradient[self.names[i]] = self._fold(i, raw, stack[self.names[i]])
+            if i == 0 and self.conv is not None:
+                delta = delta.view(delta.shape[0], matrices[0].shape[1], -1)  # positions leave the rows
+            gradient[self.names[i]] = self._fold(i, delta @ inputs[i].mT, stack[self.names[i]])
             if i:
-                z = before[i - 1]
-                weight = matrices[i]
-                back = weight.mT * delta if weight.shape[1] == 1 else weight.mT @ delta
-                slope = self.slopes[i - 1]
-                delta = (
-                    back
-                    if slope == 1
-                    else torch.ops.aten.leaky_relu_backward(back.view_as(z), z, slope, False)
-                )
+                weight, slope = matrices[i], self.slopes[i - 1]
+                delta = weight.mT * delta if weight.shape[1] == 1 else weight.mT @ delta
+                if slope != 1:  # slopes >= 0 keep signs, so activations tell where the slope applies
+                    leaky_backward(delta, inputs[i], slope, True, grad_input=delta)
         return value, gradient
 
 
@@ -191,10 +212,12 @@ def loss_and_slope(out: Tensor, batch: Batch, loss: str) -> tuple[Tensor, Tensor
     raise ValueError(f"loss {loss!r} is not one of {', '.join(LOSSES)}")
 
 
-def stack_models(models: Sequence[nn.Module]) -> Stack:
-    """Return the parameters of equal models stacked over a new first axis (pairs)."""
+def stack_models(models: Sequence[nn.Module], device: str | torch.device = "cpu") -> Stack:
+    """Return the parameters of equal models stacked over a new first axis (pairs), on `device`."""
     states = [dict(m.named_parameters()) for m in models]
-    return {name: torch.stack([s[name].detach() for s in states]).contiguous() for name in states[0]}
+    return {
+        name: torch.stack([s[name].detach() for s in states]).contiguous().to(device) for name in states[0]
+    }
 
 
 def stack_embeddings(embeddings: Sequence[Embedding]) -> StackedEmbedding:
@@ -221,7 +244,9 @@ class StackedEmbedding(Embedding):
         for axis, along in self.axes.get(name, {}).items():
             shape = [value.shape[0]] + [1] * (value.ndim - 1)
             shape[axis + 1] = -1
-            value = value.index_select(axis + 1, along.index) * along.scale.view(shape)
+            value = value.index_select(axis + 1, along.index.to(value.device)) * along.scale.to(
+                value.device
+            ).view(shape)
         return value
 
     def to(self, like: Tensor) -> StackedEmbedding:

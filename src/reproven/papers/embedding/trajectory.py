@@ -90,30 +90,46 @@ def train_pairs(
     rows: dict[str, list[Tensor]] = {
         k: [] for k in ("error", "error_max", "loss_narrow", "loss_wide", "norm_narrow", "norm_wide")
     }
-    states, worst, at = (State(), State()), torch.zeros(len(first), dtype=first.dtype, device=first.device), 0
+    worst, at = torch.zeros(len(first), dtype=first.dtype, device=first.device), 0
     with torch.no_grad():
         for step in range(1, steps + 1):
             batch = batches(step - 1)
-            value, gradient = net.loss_and_gradient(theta, batch, loss)
             other = batch if wide_batches is None else wide_batches(step - 1)
-            wide_value, wide_gradient = net.loss_and_gradient(eta, other, loss)
             rate = 1.0 if lr_at is None else lr_at(step - 1)
-            rule.step(theta, gradient, value, states[0], None, rate)
-            rule.step(eta, wide_gradient, wide_value, states[1], scale, rate)
+            if step == 1:
+                # Views of some pairs at a time: their hidden layers, and for the wide network the samples too,
+                # are then still in the cache when they are read again.
+                blocks = [
+                    (b, _of(theta, b), _of(eta, b), _of(scale, b), State(), State())
+                    for b in batch.blocks(len(first))
+                ]
+            losses, wide_losses = [], []
+            for b, left, right, along, state, wide_state in blocks:
+                mine = batch.of(b)
+                value, gradient = net.loss_and_gradient(left, mine, loss)
+                rule.step(left, gradient, value, state, None, rate)
+                losses.append(value)
+                theirs = mine if other is batch else other.of(b)
+                value, gradient = net.loss_and_gradient(right, theirs, loss)
+                rule.step(right, gradient, value, wide_state, along, rate)
+                wide_losses.append(value)
             if every_step or step == keep[at]:
                 error = trajectory_error(embedding, theta, eta)
                 worst = torch.maximum(worst, error)
             if step == keep[at]:
                 at += 1
-                for key, row in zip(
-                    rows, (error, worst, value, wide_value, norm(theta), norm(eta)), strict=True
-                ):
-                    rows[key].append(row)
+                row = error, worst, torch.cat(losses), torch.cat(wide_losses), norm(theta), norm(eta)
+                for key, entry in zip(rows, row, strict=True):
+                    rows[key].append(entry)
                 worst = torch.zeros_like(worst)
                 if watch is not None:
                     watch(step, theta, eta)
     columns = {key: torch.stack(value) for key, value in rows.items()}
     return PairRecord(keep, **columns, narrow=theta, wide=eta)
+
+
+def _of(stack: Stack, block: slice) -> Stack:
+    return {name: value[block] for name, value in stack.items()}
 
 
 def train_stack(

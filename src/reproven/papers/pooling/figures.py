@@ -219,20 +219,16 @@ def learned_weights(data: pd.DataFrame) -> Figure:
 
 def norm_against_lead(data: pd.DataFrame) -> Figure:
     """Does |a|_2 of a learned W-Avg say whether Last or Avg is better? One point a task, arm P."""
-    fig, (ax,) = _grid(1, width=6.0, height=4.2)
+    fig, (ax,) = _grid(1, width=7.0, height=4.2)
     norm = _pick(data, "sharpness", method="pool_w_avg").groupby("task")["value"].mean()
     scores = _pick(data, "utility", arm="P").groupby(["task", "method"])["value"].mean().unstack("method")
     norm = norm.drop(index=[t for t in norm.index if str(t).endswith("shuffled")])
     lead = (scores["pool_last"] - scores["pool_avg"]) / scores[["pool_last", "pool_avg"]].abs().max(axis=1)
-    for task in norm.index.intersection(lead.index):
-        ax.plot(norm[task], lead[task], "o", color="black", markersize=4)
-        ax.annotate(
-            str(task).replace("_", " "),
-            (norm[task], lead[task]),
-            fontsize=6,
-            xytext=(3, 3),
-            textcoords="offset points",
-        )
+    for number, task in enumerate(norm.index.intersection(lead.index)):
+        mark = chr(ord("A") + number)
+        ax.plot(norm[task], lead[task], marker=rf"$\mathrm{{{mark}}}$", color="black", markersize=6, linestyle="",
+                label=str(task).replace("_", " "))  # fmt: skip
+    ax.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     ax.axhline(0, color="black", linewidth=0.6)
     ax.set(xlabel="|a|$_2$ sqrt(n) of W-Avg (1: uniform)", ylabel="lead of Last over Avg, relative")
     return fig

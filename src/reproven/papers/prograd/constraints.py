@@ -73,8 +73,17 @@ def _outside(got: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     return np.maximum(low - got, got - high)
 
 
+class AtPoints:
+    """A constraint on all points, or on those in `index`, whose condition must hold at these points alone."""
+
+    index: Sequence[int] | None
+
+    def condition_points(self, points: Tensor) -> Tensor:
+        return _chosen(points, self.index)[0]
+
+
 @dataclass(frozen=True)
-class JacobianPolytope:
+class JacobianPolytope(AtPoints):
     """``A vec(J) <= b`` with J = dN/dx of shape (outputs, inputs), row by row (Definition 1.1).
 
     a: (r, outputs * inputs). b: (r,), or (n, r) for each point its own. two_stage: G = D dW as variables.
@@ -84,9 +93,6 @@ class JacobianPolytope:
     b: np.ndarray
     index: Sequence[int] | None = None
     two_stage: bool = True
-
-    def condition_points(self, points: Tensor) -> Tensor:
-        return _chosen(points, self.index)[0]
 
     def blocks(self, tail: MakeTail, points: Tensor, margin: float) -> list[Block]:
         x, which = _chosen(points, self.index)
@@ -111,7 +117,7 @@ class JacobianPolytope:
 
 
 @dataclass(frozen=True)
-class JacobianBox:
+class JacobianBox(AtPoints):
     """``lower <= dN_o/dx_j <= upper`` for all outputs and inputs.
 
     lower, upper: numbers or arrays that broadcast to (n, outputs, inputs).
@@ -121,9 +127,6 @@ class JacobianBox:
     upper: np.ndarray | float
     index: Sequence[int] | None = None
     two_stage: bool = True
-
-    def condition_points(self, points: Tensor) -> Tensor:
-        return _chosen(points, self.index)[0]
 
     def blocks(self, tail: MakeTail, points: Tensor, margin: float) -> list[Block]:
         x, which = _chosen(points, self.index)
@@ -198,7 +201,7 @@ def _without_zeros(a: sparse.csr_array) -> sparse.csr_array:
 
 
 @dataclass(frozen=True)
-class Directional:
+class Directional(AtPoints):
     """``lower <= <dN_o/dx, d> <= upper``: saliency entries, Input x Gradient, any linear read-out of a gradient.
 
     directions: (d, n, ...), as the points (or the value at `at`). outputs: (n,), one output a point.
@@ -211,9 +214,6 @@ class Directional:
     upper: np.ndarray | float
     index: Sequence[int] | None = None
     name: str = "derivative"
-
-    def condition_points(self, points: Tensor) -> Tensor:
-        return _chosen(points, self.index)[0]
 
     def blocks(self, tail: MakeTail, points: Tensor, margin: float) -> list[Block]:
         x, which = _chosen(points, self.index)
@@ -274,16 +274,13 @@ def directional_rows(view: Tail, directions: Tensor, outputs: Tensor) -> tuple[s
 
 
 @dataclass(frozen=True)
-class OutputMargin:
+class OutputMargin(AtPoints):
     """``N_label - N_k >= margin`` for every other output k: the prediction itself, which a map does not fix."""
 
     labels: Sequence[int]
     margin: float = 0.0
     against: Sequence[int] | None = None
     index: Sequence[int] | None = None
-
-    def condition_points(self, points: Tensor) -> Tensor:
-        return _chosen(points, self.index)[0]
 
     def blocks(self, tail: MakeTail, points: Tensor, margin: float) -> list[Block]:
         x, which = _chosen(points, self.index)
@@ -340,7 +337,7 @@ def output_rows(view: Tail, outputs: Sequence[int]) -> tuple[sparse.csr_array, n
 
 
 @dataclass(frozen=True)
-class GradCAM:
+class GradCAM(AtPoints):
     """``|mm(L') - target| <= epsilon`` for Grad-CAM, ``L_c = sum_k alpha_k z_k`` of a class without a last ReLU.
 
     classes: (n,). targets: (n, height, width), normalised to [0, 1]. at: where z is taken, e.g. ``"bn2.act:input"``
@@ -355,35 +352,47 @@ class GradCAM:
     floor: float = 0.1
     index: Sequence[int] | None = None
 
-    def condition_points(self, points: Tensor) -> Tensor:
-        return _chosen(points, self.index)[0]
-
     def blocks(self, tail: MakeTail, points: Tensor, margin: float) -> list[Block]:
         x, which = _chosen(points, self.index)
         a, value = grad_cam_rows(tail(x, at=self.at), torch.as_tensor(list(self.classes)))
         size = value.shape[1]
-        found = []
-        for i, target in enumerate(np.asarray(self.targets, dtype=float).reshape(len(x), -1)):
-            found.append(
-                min_max_block(
-                    a[i * size : (i + 1) * size], value[i], target, epsilon=self.epsilon, margin=margin,
-                    floor=self.floor * float(np.ptp(value[i])), label=f"map of point {which[i]}",
-                )
-            )  # fmt: skip
-        return found
+        return [
+            _map_block(
+                self, a[i * size : (i + 1) * size], value[i], target, margin, f"map of point {which[i]}"
+            )
+            for i, target in enumerate(self.targets)
+        ]
 
     def measure(self, model: nn.Module, points: Tensor) -> Measured:
         x, which = _chosen(points, self.index)
         maps = _numpy(grad_cam(model, x, torch.as_tensor(list(self.classes)), self.at)).reshape(len(x), -1)
-        return _map_violation(maps, np.asarray(self.targets).reshape(len(x), -1), self.epsilon, which)
+        return _measured_maps(list(maps), list(self.targets), self.epsilon, which)
 
 
-def _map_violation(maps: np.ndarray, targets: np.ndarray, epsilon: float, which: np.ndarray) -> Measured:
-    flat = ~(np.ptp(maps, axis=1) > 0)  # also what is no number: no normalised map, no satisfied entry
-    violation = np.full(maps.shape, np.inf)
-    if (~flat).any():
-        violation[~flat] = np.abs(min_max(maps[~flat]) - targets[~flat]) - epsilon
-    return Measured(violation.ravel(), np.repeat(which, maps.shape[1]))
+def _map_block(
+    asked: GradCAM | IntegratedGradients | FrozenMaps,
+    a: sparse.csr_array,
+    value: np.ndarray,
+    target: np.ndarray,
+    margin: float,
+    label: str,
+) -> Block:
+    """Return the rows of one map, (entries,), whose range must keep the share `floor` of what it is now."""
+    floor = asked.floor * float(np.ptp(value))
+    flat = np.asarray(target, dtype=float).ravel()
+    return min_max_block(a, value, flat, epsilon=asked.epsilon, margin=margin, floor=floor, label=label)
+
+
+def _measured_maps(
+    maps: Sequence[np.ndarray], targets: Sequence[np.ndarray], epsilon: float, which: np.ndarray
+) -> Measured:
+    """Compare normalised maps with their targets; one that is flat, or no number, satisfies nothing."""
+    parts = []
+    for map_, target in zip(maps, targets, strict=True):
+        normal = bool(np.ptp(map_) > 0)
+        off = np.abs(min_max(map_) - np.asarray(target).ravel()) if normal else np.full(len(map_), np.inf)
+        parts.append(off - epsilon)
+    return Measured(np.concatenate(parts), np.repeat(which, [len(p) for p in parts]))
 
 
 def grad_cam_rows(view: Tail, classes: Tensor) -> tuple[sparse.csr_array, np.ndarray]:
@@ -468,26 +477,19 @@ class IntegratedGradients:
                 tail, x[i], self.baselines[i].to(x), int(self.outputs[i]), self._tokens(i, x), self.nodes
             )
             found.append(
-                min_max_block(
-                    a, value, np.asarray(self.targets[i], dtype=float), epsilon=self.epsilon, margin=margin,
-                    floor=self.floor * float(np.ptp(value)), label=f"attributions of point {which[i]}",
-                )
-            )  # fmt: skip
+                _map_block(self, a, value, self.targets[i], margin, f"attributions of point {which[i]}")
+            )
         return found
 
     def measure(self, model: nn.Module, points: Tensor) -> Measured:
         x, which = _chosen(points, self.index)
-        parts, owner = [], []
-        for i in range(len(x)):
-            ig = integrated_gradients(model, x[i], self.baselines[i].to(x), int(self.outputs[i]), self.nodes)
-            got = _numpy(ig)[self._tokens(i, x)]
-            parts.append(
-                _map_violation(
-                    got[None], np.asarray(self.targets[i])[None], self.epsilon, which[[i]]
-                ).violation
-            )
-            owner.append(np.full(len(got), which[i]))
-        return Measured(np.concatenate(parts), np.concatenate(owner))
+        maps = [
+            _numpy(
+                integrated_gradients(model, x[i], self.baselines[i].to(x), int(self.outputs[i]), self.nodes)
+            )[self._tokens(i, x)]
+            for i in range(len(x))
+        ]
+        return _measured_maps(maps, self.targets, self.epsilon, which)
 
 
 def integrated_rows(
@@ -510,7 +512,7 @@ def integrated_rows(
 
 
 @dataclass(frozen=True)
-class LinearOperator:
+class LinearOperator(AtPoints):
     """``lower <= L N <= upper`` for a linear operator L in the input, by an edit of the last layer.
 
     ``L N = W L h + (L 1) b``: monotonicity, convexity or the residual of a differential equation at points.
@@ -524,9 +526,6 @@ class LinearOperator:
     one: np.ndarray | float = 0.0
     index: Sequence[int] | None = None
     name: str = "operator"
-
-    def condition_points(self, points: Tensor) -> Tensor:
-        return _chosen(points, self.index)[0]
 
     def blocks(self, tail: MakeTail, points: Tensor, margin: float) -> list[Block]:
         x, which = _chosen(points, self.index)
@@ -602,24 +601,15 @@ class FrozenMaps:
             u = {site.name: torch.as_tensor(v).to(points)[..., None]}
             a = view.coefficients(OneHot(torch.full((len(v),), int(c))), u, biases=False)
             value = np.asarray(v, dtype=float) @ weight[c]
-            found.append(
-                min_max_block(
-                    a, value, np.asarray(self.targets[i], dtype=float), epsilon=self.epsilon, margin=margin,
-                    floor=self.floor * float(np.ptp(value)), label=f"map of point {i}",
-                )
-            )  # fmt: skip
+            found.append(_map_block(self, a, value, self.targets[i], margin, f"map of point {i}"))
         return found
 
     def measure(self, model: nn.Module, points: Tensor) -> Measured:
         weight = next(p for n, p in model.named_parameters() if n.endswith("weight"))
-        parts = []
-        for v, c, target in zip(self.features, self.classes, self.targets):
-            map_ = _numpy(torch.as_tensor(v).to(weight) @ weight[c])
-            parts.append(
-                _map_violation(map_[None], np.asarray(target)[None], self.epsilon, np.zeros(1, int)).violation
-            )
-        owner = np.repeat(np.arange(len(parts)), [len(p) for p in parts])
-        return Measured(np.concatenate(parts), owner)
+        maps = [
+            _numpy(torch.as_tensor(v).to(weight) @ weight[c]) for v, c in zip(self.features, self.classes)
+        ]
+        return _measured_maps(maps, self.targets, self.epsilon, np.arange(len(maps)))
 
 
 def derivative(order: int = 1) -> Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]:

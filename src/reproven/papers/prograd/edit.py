@@ -95,6 +95,7 @@ def edit_gradients(
     reference: nn.Module | None = None,
     pin: bool = False,
     precisions: Sequence[str] = ("float64",),
+    certifiers: Sequence[Callable[[nn.Module], Certificate]] = (),
     doublings: int = 4,
     time_limit: float = 600.0,
     explain: bool = True,
@@ -107,7 +108,8 @@ def edit_gradients(
 
     The model must be in evaluation mode and return (n, outputs). It is never changed: the edit is a copy, and any
     status but ``edited`` gives the caller's own model back. What is proved is checked again on the copy by autograd;
-    where rounding breaks it in one of `precisions`, the margin is doubled and the program solved again.
+    where rounding breaks it in one of `precisions`, or for one of `certifiers`, the margin is doubled and the program
+    solved again.
 
     Args:
         layer: name of a Linear or Conv2d, or several of which none lies behind another.
@@ -121,6 +123,8 @@ def edit_gradients(
         reference: a network of the same structure whose activation pattern is taken (default: the model's own).
         pin: hold the layer's values at every point, so that anything differentiable may lie behind it.
         precisions: in which the certificate must hold: float64, float32, bfloat16.
+        certifiers: further certificates of the edited copy that must hold, such as that of a whole network in its own
+            precision of which `model` is the tail: its features carry rounding that no certificate of the tail sees.
         doublings: how often the margin is doubled before giving up.
         explain: on infeasibility, look for the relaxation and the conflicting requirements.
         dtype: of all analysis.
@@ -170,6 +174,7 @@ def edit_gradients(
             )  # fmt: skip
         edited, delta = written(model, space, found.delta)
         certificates = [certify(edited, points, constraints, p) for p in precisions]
+        certificates += [check(edited) for check in certifiers]
         ok = all(c.holds for c in certificates)
         last = Edit(
             "edited" if ok else "uncertified", edited if ok else model, space.split(delta), found, certificates, tau,

@@ -12,7 +12,7 @@ the true one, after a last ReLU). RRR: Ross et al., 2017. SFT, DPO: cross-entrop
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from reproven.papers.prograd.certify import Certificate
 from reproven.papers.prograd.constraints import Constraint, FrozenMaps, OutputMargin
 from reproven.papers.prograd.edit import Keep, edit_gradients
+
+DOUBLINGS = 11  # of the margin, from 1e-5 to 0.02: how much a whole network's own rounding may ask for
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class MapTask:
     has_bias: whether the head has a bias that an edit may move; `bias` is zero where it has none.
     rows: which outputs of the whole head these are, where it was cut down to those concerned. others: (n,), the log of
     the summed exponentials of the outputs left out, which no editor touches.
+    certify: of a head (weight, bias), what the maps of the whole network with it are in the network's own precision;
+    None where `v` says it all.
     """
 
     weight: Tensor
@@ -54,6 +59,7 @@ class MapTask:
     rows: Tensor | None = None
     others: Tensor | None = None
     has_bias: bool = True
+    certify: Callable[[Tensor, Tensor], Certificate] | None = None
 
     def maps(self, weight: Tensor) -> Tensor:
         """Return ``W_c v_i`` of heads (..., outputs, width): (..., n, entries)."""
@@ -390,11 +396,23 @@ class ProGrad(Editor):
         found = edit_gradients(
             head, "0", task.h, asked, size=self.size, box=self.box, margin=self.margin, outputs=rows, keep=keep,
             precisions=("float64", self.precision), explain=False,
-            bias=self.answers and task.has_bias,
+            bias=self.answers and task.has_bias, certifiers=_whole(task), doublings=DOUBLINGS,
         )  # fmt: skip
-        layer = dict(found.model.named_modules())["0"]
-        assert isinstance(layer, nn.Linear)
+        layer = _layer(found.model)
         return HeadEdit(layer.weight.detach(), layer.bias.detach(), found.status)
+
+
+def _whole(task: MapTask) -> list[Callable[[nn.Module], Certificate]]:
+    check = task.certify
+    if check is None:
+        return []
+    return [lambda head: check(_layer(head).weight.detach(), _layer(head).bias.detach())]
+
+
+def _layer(head: nn.Module) -> nn.Linear:
+    layer = head.get_submodule("0")
+    assert isinstance(layer, nn.Linear)
+    return layer
 
 
 def head_module(weight: Tensor, bias: Tensor) -> nn.Sequential:

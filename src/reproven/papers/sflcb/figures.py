@@ -244,7 +244,7 @@ def dimensions_table(data: pd.DataFrame) -> Figure:
 
 
 def svm_reported_against_true(data: pd.DataFrame) -> Figure:
-    """Accuracy at the reported iterate beside accuracy at the exact response, published and tuned."""
+    """Accuracy at the reported iterate beside accuracy at the exact response; means over splits that stayed finite."""
     sets, plans = sorted(data["dataset"].unique()), ["published", "tuned"]
     figure, axes = plt.subplots(len(sets), 2, figsize=(9, 2.4 * len(sets) + 0.6), squeeze=False)
     for line, name in zip(axes, sets):
@@ -253,17 +253,21 @@ def svm_reported_against_true(data: pd.DataFrame) -> Figure:
             methods = list(dict.fromkeys(part["method"].dropna()))
             names = ("at the reported iterate", "at the exact response")
             for k, metric in enumerate(("accuracy", "true_accuracy")):
-                rows = part[part["metric"] == metric].groupby("method")["value"]
+                cells = part[part["metric"] == metric]
+                lost = (~np.isfinite(cells["value"])).groupby(cells["method"]).sum().reindex(methods)
+                rows = cells[np.isfinite(cells["value"])].groupby("method")["value"]
                 places = np.arange(len(methods)) + 0.2 * (k - 0.5)
                 spread = rows.std().reindex(methods)
                 axis.errorbar(rows.mean().reindex(methods), places, xerr=spread, fmt=MARKERS[k], ms=5, lw=1,
                               color=str(0.55 * k), label=names[k])  # fmt: skip
-            axis.set_yticks(range(len(methods)), methods)
+            marks = [f"{m} ({int(n)} diverged)" if n else m for m, n in zip(methods, lost)]
+            axis.set_yticks(range(len(methods)), marks)
             axis.invert_yaxis()
             axis.set_title(f"{name}, {plan}", fontsize=9)
             axis.set_xlabel("test accuracy (mean, 1 s.d. over splits)")
-    axes[0][0].legend(frameon=False, fontsize=8)
-    figure.tight_layout()
+    handles, legend = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, legend, ncols=2, loc="lower center", frameon=False, fontsize=8)
+    figure.tight_layout(rect=(0, 0.04, 1, 1))
     return figure
 
 

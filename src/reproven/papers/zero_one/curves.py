@@ -107,7 +107,7 @@ def zero_one_curve(
                 for g in batch
             ]
             logits.append(network.logits(weights, sample, torch.stack(x)))
-        counts.append((torch.cat(logits) > 0).sum(0).numpy())
+        counts.append((torch.cat(logits) > 0).sum(0).numpy(force=True))
     return Curve(np.array(sizes), np.array(counts), graphs)
 
 

@@ -40,7 +40,7 @@ def constant_outputs(
                 x = sample.features(features, network.width)
                 outputs[name].append(network.probabilities(weights[name], sample.graphs, x))
         for name, parts in outputs.items():
-            _record(ctx, torch.cat(parts), {"method": name, "n": size, "family": family})
+            _record(ctx, torch.cat(parts).cpu(), {"method": name, "n": size, "family": family})
         ctx.progress((done + 1) / len(n), f"{family} n={size}")
 
 
@@ -52,7 +52,7 @@ def road_networks(ctx: Context, *, thousands: list[int], draws: int, models: int
     Raises: Blocked where the edge lists are absent; the message says what to place where.
     """
     graphs = {
-        size: road_network(cache_folder() / "tiger_alaska" / f"tiger_alaska_{size}k.npz")
+        size: road_network(cache_folder() / "tiger_alaska" / f"tiger_alaska_{size}k.npz", ctx.device)
         for size in thousands
     }
     weights = {name: _draw(ctx, network, models) for name, network in ctx.methods.items()}
@@ -65,11 +65,11 @@ def road_networks(ctx: Context, *, thousands: list[int], draws: int, models: int
                 x = sample.features("uniform", network.width) * TIGER_SCALE
                 outputs[name].append(network.probabilities(weights[name], graph, x))
         for name, parts in outputs.items():
-            _record(ctx, torch.cat(parts), {"method": name, "n": graph.n, "family": "tiger_alaska"})
+            _record(ctx, torch.cat(parts).cpu(), {"method": name, "n": graph.n, "family": "tiger_alaska"})
         ctx.progress((done + 1) / len(thousands), f"TIGER-Alaska {size}k")
 
 
-def road_network(path: Path) -> SparseGraphs:
+def road_network(path: Path, device: str = "cpu") -> SparseGraphs:
     """Read one graph from an ``.npz`` with ``n`` (nodes) and ``edges`` ((2, m) integers, each edge once).
 
     Raises: Blocked when the file is absent; ValueError when it is no such file.
@@ -86,11 +86,14 @@ def road_network(path: Path) -> SparseGraphs:
         raise ValueError(f"{path} is no road network with `n` and `edges`: {error}") from None
     if edges.ndim != 2 or edges.shape[0] != 2 or edges.min(initial=0) < 0 or edges.max(initial=-1) >= n:
         raise ValueError(f"{path}: edges must be (2, m) node numbers below n={n}")
-    return SparseGraphs(n, [edges])
+    return SparseGraphs(n, [edges], device=device)
 
 
 def _draw(ctx: Context, network: Any, models: int) -> Any:
-    return network.draw([ctx.torch_generator("weights", model=k) for k in range(models)])
+    weights = network.draw([ctx.torch_generator("weights", model=k) for k in range(models)])
+    return tuple(
+        {k: t.to(ctx.device, getattr(torch, ctx.dtype)) for k, t in layer.items()} for layer in weights
+    )
 
 
 def _record(ctx: Context, outputs: torch.Tensor, where: dict[str, Any]) -> None:

@@ -123,10 +123,10 @@ def logit(network: Any, weights: Any, model: int, A: Array, X: Array) -> float:
 
     network, weights: as in `models`; model: which of the drawn ones.
     """
-    layers = [{k: w[model].double().numpy() for k, w in layer.items()} for layer in weights.layers]
+    layers = [{k: w[model].double().numpy(force=True) for k, w in layer.items()} for layer in weights.layers]
     last = states(A, X, layers, type(network).__name__, activation(network.activation, network.bound))
     h = weights.head
-    return head(last.mean(0), *(t[model].numpy() for t in (h.w1, h.b1, h.w2, h.b2)))
+    return head(last.mean(0), *(t[model].numpy(force=True) for t in (h.w1, h.b1, h.w2, h.b2)))
 
 
 def states(

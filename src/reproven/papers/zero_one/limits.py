@@ -29,7 +29,7 @@ def limit_logits(network: Any, weights: Any, features: str | FeatureLaw = "unifo
         weights: from ``network.draw``.
         features: a law or its name.
     """
-    return _limit(network)(weights, _mean(network, _law(features)))
+    return _limit(network)(weights, _mean(network, weights, _law(features)))
 
 
 def limit_class(network: Any, weights: Any, features: str | FeatureLaw = "uniform") -> np.ndarray:
@@ -47,7 +47,7 @@ def limit_class(network: Any, weights: Any, features: str | FeatureLaw = "unifor
 def logit_scale(network: Any, weights: Any, features: str | FeatureLaw = "uniform") -> Tensor:
     """Return ``s``, the standard deviation of the logit times sqrt(n), (models,), by the delta method."""
     law = _law(features)
-    mean = _mean(network, law).requires_grad_()
+    mean = _mean(network, weights, law).requires_grad_()
     with torch.enable_grad():
         logits = _limit(network)(weights, mean)
         gradients = [torch.autograd.grad(m, mean, retain_graph=True)[0] for m in logits]
@@ -102,7 +102,8 @@ def surrogate_probability(
         raise ValueError(f"n={n} and draws={draws} must be at least 1")
     law = _law(features)
     noise = torch.randn(draws, network.width, generator=generator, dtype=torch.float64)
-    logits = _limit(network)(weights, law.mean + law.sd / n**0.5 * noise)
+    means = law.mean + law.sd / n**0.5 * noise
+    logits = _limit(network)(weights, means.to(_device(weights)))
     return (logits > 0).double().mean(0).cpu().numpy()
 
 
@@ -110,8 +111,14 @@ def _law(features: str | FeatureLaw) -> FeatureLaw:
     return feature_law(features) if isinstance(features, str) else features
 
 
-def _mean(network: Any, law: FeatureLaw) -> Tensor:
-    return torch.full((network.width,), law.mean, dtype=torch.float64)
+def _mean(network: Any, weights: Any, law: FeatureLaw) -> Tensor:
+    return torch.full((network.width,), law.mean, dtype=torch.float64, device=_device(weights))
+
+
+def _device(weights: Any) -> torch.device:
+    """Return where weights lie; networks from outside may keep them in any form, and get theirs on the CPU."""
+    head = getattr(weights, "head", None)
+    return torch.device("cpu") if head is None else head.b2.device
 
 
 def _limit(network: Any) -> Any:

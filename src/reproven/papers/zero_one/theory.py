@@ -58,13 +58,14 @@ def twins(ctx: Context, *, n: int, depth: list[int], graphs: int, models: int) -
     Records ``reference_gap`` = ``|logit - reference| / max(1, |reference|)`` per method, depth, graph and model.
     """
     for done, (layers, g) in enumerate((t, g) for t in depth for g in range(graphs)):
-        graph = erdos_renyi(n, 0.5, [ctx.derive("graphs", family="er_half", n=n, graph=g)])
+        key = ctx.derive("graphs", family="er_half", n=n, graph=g)
+        graph = erdos_renyi(n, 0.5, [key], dtype=getattr(torch, ctx.dtype), device=ctx.device)
         for name, network in ctx.methods.items():
             weights = draw(ctx, network, layers, models)
             rng = ctx.generator("features", family="er_half", law="uniform", n=n, graph=g)
             x = feature_law("uniform").sample(network.width, n, rng)[None]
-            fast = network.logits(weights, graph, x)[0]
-            A, X = graph.dense()[0].double().numpy(), x[0].double().numpy().T
+            fast = network.logits(weights, graph, x.to(ctx.device, getattr(torch, ctx.dtype)))[0]
+            A, X = graph.dense()[0].double().numpy(force=True), x[0].double().numpy().T
             plain = [reference.logit(network, weights, m, A, X) for m in range(models)]
             gaps = [abs(f.item() - p) / max(1.0, abs(p)) for f, p in zip(fast, plain, strict=True)]
             where: dict[str, Any] = {"method": name, "depth": layers, "graph": g, "n": n}
@@ -169,7 +170,7 @@ def first_order(ctx: Context, *, n: list[int], graphs: int) -> None:
         for sample in samples(ctx, "er_half", size, graphs, 1, fast=False):
             A = sample.graphs.dense()
             for name, holds in PROPERTIES.items():
-                values = holds(A).double()
+                values = holds(A).double().cpu()
                 ctx.record_many("holds", values, unit="1", n=size, property=name, graph=sample.numbers)
         ctx.progress((done + 1) / len(n), f"n={size}")
 

@@ -20,6 +20,7 @@ from reproven.papers.prograd.attribution import (
     satisfaction,
     token_features,
 )
+from reproven.papers.prograd.certify import Certificate
 from reproven.papers.prograd.heads import HeadEdit, MapTask, largest_change, padded
 from reproven.papers.prograd.language import (
     NEGATIVE,
@@ -92,10 +93,25 @@ def language_task(
         labels, wrong = torch.searchsorted(rows, labels), torch.searchsorted(rows, wrong)
     v, valid = padded(features, weight.dtype)
     target, _ = padded(targets, weight.dtype)
+
+    def certify(weight: Tensor, bias: Tensor) -> Certificate:
+        edited = with_head(model, HeadEdit(weight, bias, "edited"), rows)
+        gaps = [_gap(attributions(edited, p, nodes), t) - epsilon for p, t in zip(prompts, targets)]
+        met = np.concatenate(gaps) <= 0
+        return Certificate(
+            "whole model", float(met.mean()), float(np.mean([(g <= 0).all() for g in gaps])),
+            float(np.concatenate(gaps).max()),
+        )  # fmt: skip
+
     return MapTask(
         weight=weight, bias=bias, h=h, v=v, valid=valid, targets=target, labels=labels, wrong=wrong, keep=keep,
-        epsilon=epsilon, rows=rows, others=others, has_bias=head.bias is not None,
+        epsilon=epsilon, rows=rows, others=others, has_bias=head.bias is not None, certify=certify,
     )  # fmt: skip
+
+
+def _gap(found: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Return how far each normalised attribution is from its target; infinite for a flat map."""
+    return np.abs(min_max(found) - target) if np.ptp(found) > 0 else np.full(len(found), np.inf)
 
 
 def with_head(
@@ -155,18 +171,21 @@ def _record_maps(
 
 def tiny_llama(
     ctx: Context, *, draws: int, prompts: int, student_steps: int, teacher_steps: int, student_sentences: int,
-    teacher_sentences: int, test: int, kept: int, nodes: int, epsilon: float, steps: int, width: int,
+    teacher_sentences: int, pool: int, test: int, kept: int, nodes: int, finer: list[int], epsilon: float, steps: int,
+    width: int,
 ) -> None:  # fmt: skip
     """E3: a Llama-like student, trained on few sentences, takes over a teacher's attributions where it errs.
 
     Args:
         draws: students (each with its own training set and edit set), all of one teacher. prompts: edit sentences.
-        student_steps, teacher_steps, student_sentences, teacher_sentences: training. test: held-out sentences.
-        kept: training sentences whose answers' logits are preserved. nodes: of the quadrature.
-        epsilon: allowed difference. steps: of each trial of the trained editors. width: of student and teacher.
+        student_steps, teacher_steps, student_sentences, teacher_sentences: training. pool: sentences among which edit
+            sentences are looked for: those that the teacher answers right and the student wrong. test: held-out ones.
+        kept: training sentences whose answers' logits are preserved. nodes: of the quadrature. finer: more nodes,
+            at which completeness is looked at too. epsilon: allowed difference. steps: of each trial of the trained
+            editors. width: of student and teacher.
     Records, a method and draw: satisfied (share of tokens), sentences_met, mean_cosine, mean_iou (each with the head
     as edited and stored in bfloat16), accuracy (split edit, test), largest_change, edited, edit_seconds; once a draw
-    linearity_gap and completeness_gap (C7), teacher_accuracy, student_accuracy.
+    linearity_gap, completeness_gap by nodes (C7), teacher_accuracy, student_accuracy.
     """
     teacher = AnswerLogits(_drawn(small_llama(VOCABULARY, width, 2, 4), ctx.derive("teacher")))
     tokens, labels = sentences(teacher_sentences, ctx.torch_generator("teacher sentences"))
@@ -180,6 +199,8 @@ def tiny_llama(
     )
     test_tokens, test_labels = sentences(test, ctx.torch_generator("test sentences"))
     by_teacher = answered(teacher, test_tokens, (NEGATIVE, POSITIVE)) == test_labels
+    pool_tokens, pool_labels = sentences(pool, ctx.torch_generator("pool of edit sentences"))
+    pool_right = answered(teacher, pool_tokens, (NEGATIVE, POSITIVE)) == pool_labels
     ctx.progress(0.2, "teacher")
     for draw in range(draws):
         student = AnswerLogits(_drawn(small_llama(VOCABULARY, width, 2, 4), ctx.derive("student", draw=draw)))
@@ -189,18 +210,26 @@ def tiny_llama(
         right = answered(student, test_tokens, (NEGATIVE, POSITIVE)) == test_labels
         ctx.record("student_accuracy", float(right.double().mean()), unit="1", method="", draw=draw)
         ctx.record("teacher_accuracy", float(by_teacher.double().mean()), unit="1", method="", draw=draw)
-        chosen = torch.nonzero(~right & by_teacher)[:prompts, 0].tolist()
+        erred = answered(student, pool_tokens, (NEGATIVE, POSITIVE)) != pool_labels
+        chosen = torch.nonzero(erred & pool_right)[:prompts, 0].tolist()
         if not chosen:
             raise ValueError("the student errs nowhere where the teacher is right: train it less")
-        rest = torch.ones(len(test_tokens), dtype=torch.bool)
-        rest[chosen] = False
-        edit_prompts = [_as_prompt(test_tokens[i], int(test_labels[i])) for i in chosen]
+        edit_prompts = [_as_prompt(pool_tokens[i], int(pool_labels[i])) for i in chosen]
         targets = [min_max(attributions(teacher, p, nodes)) for p in edit_prompts]
-        _gaps(ctx, student, edit_prompts[:4], nodes, draw)
+        _gaps(ctx, student, edit_prompts[:4], nodes, finer, draw)
         keep = torch.stack([body(student, student.embed(t[None])).detach()[0] for t in own[:kept]])
-        held_out = ([t for t, r in zip(test_tokens, rest) if r], test_labels[rest])
         task = language_task(student, edit_prompts, targets, keep, nodes, epsilon)
-        _methods(ctx, student, task, edit_prompts, targets, nodes, steps, {"draw": draw}, held_out)
+        _methods(
+            ctx,
+            student,
+            task,
+            edit_prompts,
+            targets,
+            nodes,
+            steps,
+            {"draw": draw},
+            (test_tokens, test_labels),
+        )
         ctx.progress(0.2 + 0.8 * (draw + 1) / draws, f"draw {draw}")
 
 
@@ -220,8 +249,13 @@ def _as_prompt(tokens: Tensor, label: int) -> Prompt:
     return Prompt(tokens, tuple(range(len(tokens) - 1)), answer, other)
 
 
-def _gaps(ctx: Context, model: AnswerLogits, prompts: Sequence[Prompt], nodes: int, draw: int) -> None:
-    """C7 in float64: ``W_t v_j`` against reverse mode, and the sum against the difference of the logits."""
+def _gaps(
+    ctx: Context, model: AnswerLogits, prompts: Sequence[Prompt], nodes: int, finer: Sequence[int], draw: int
+) -> None:
+    """C7 in float64: ``W_t v_j`` against reverse mode, and the sum against the difference of the logits.
+
+    The sum is exact but for the quadrature, so that it is also looked at with `finer` rules.
+    """
     exact = copy.deepcopy(model).double()
     for i, p in enumerate(prompts):
         x, base = embedded(exact, p)
@@ -229,12 +263,20 @@ def _gaps(ctx: Context, model: AnswerLogits, prompts: Sequence[Prompt], nodes: i
         said = v @ exact.lm.lm_head.weight.detach()[p.answer]
         own = integrated_gradients(exact, x, base, p.answer, nodes)[list(p.inside)]
         gap = float((said - own).abs().max() / own.abs().max())
-        with torch.no_grad():
-            ends = exact(torch.stack([x, base]))[:, p.answer]
-        whole = float((own.sum() - (ends[0] - ends[1])).abs() / own.abs().sum())
         at: dict[str, Any] = {"prompt": i, "draw": draw, "method": ""}
         ctx.record("linearity_gap", gap, unit="1", direction="lower", **at)
-        ctx.record("completeness_gap", whole, unit="1", direction="lower", **at)
+        for count in [nodes, *finer]:
+            whole = completeness_gap(exact, p, count)
+            ctx.record("completeness_gap", whole, unit="1", direction="lower", nodes=count, **at)
+
+
+def completeness_gap(model: AnswerLogits, prompt: Prompt, nodes: int) -> float:
+    """Return ``|sum_j IG_j - (y(x) - y(x_0))| / sum_j |IG_j|`` of the right answer's logit y."""
+    x, base = embedded(model, prompt)
+    own = integrated_gradients(model, x, base, prompt.answer, nodes)
+    with torch.no_grad():
+        ends = model(torch.stack([x, base]))[:, prompt.answer]
+    return float((own.sum() - (ends[0] - ends[1])).abs() / own.abs().sum())
 
 
 def _methods(

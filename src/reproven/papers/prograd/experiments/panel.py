@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -178,7 +179,9 @@ def faithfulness(
                 for metric, keep in (("deletion", False), ("insertion", True)):
                     area = _curve(model, images_set, maps[order], patch, keep)
                     ctx.record(metric, area, unit="1", model=name, order=order, draw=draw)
-        random = subject.edited(found, None)
+        random = copy.deepcopy(
+            edited
+        )  # its body is the subject's own: drawn anew in place, all later draws would change
         drawn(random[0], g)
         drawn(random[1].get_submodule("conv3"), g)
         anew = _maps(random, images_set)
