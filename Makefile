@@ -28,6 +28,10 @@ $(READY): pyproject.toml constraints.txt
 test: $(READY)  ## all tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+coverage: $(READY)  ## the tests of the harness and of the data provider, with a floor under what they cover
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "not slow and not mutation" --cov --cov-report=term:skip-covered \
+	  tests/unit/harness tests/unit/data tests/e2e/test_command_line.py tests/e2e/test_regress.py
+
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -57,10 +61,8 @@ verify: $(READY)  ## recompute every table from run folders and compare
 accept: $(READY)  ## make the present values the accepted ones: make accept REASON="why"
 	$(BIN)/reproven accept --reason "$(REASON)"
 
-regress: $(READY)  ## rerun the headline subset and compare with the accepted values
-	$(BIN)/reproven data fetch $(PAPERS) tier=smoke
-	$(BIN)/reproven reproduce $(PAPERS) tier=smoke
-	$(BIN)/reproven regress tier=smoke
+regress: $(READY)  ## rerun the headline subset (smoke and what is fast at cpu) and compare with the accepted values
+	$(BIN)/reproven regress $(ARGS)
 
 mutate: $(READY)  ## break each method in a known way: the gate must turn red each time
 	$(BIN)/python -m pytest -m mutation tests/mutation
@@ -74,4 +76,4 @@ docs: $(READY)  ## the documentation site, in build/site; a warning is an error
 bench: $(READY)  ## ratios against peers, measured in one run
 	$(BIN)/reproven bench $(ARGS)
 
-.PHONY: help setup test lint quick plan reproduce report verify accept regress mutate audit docs bench
+.PHONY: help setup test coverage lint quick plan reproduce report verify accept regress mutate audit docs bench

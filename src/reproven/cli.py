@@ -29,7 +29,7 @@ COMMANDS = {
     "report": "write tables and figures from the runs at hand",
     "verify": "recompute every table from run folders and compare",
     "accept": "write the present values to results/accepted/ (a reviewed diff)",
-    "regress": "compare the present values with the accepted ones; exit 1 when a headline moved",
+    "regress": "rerun the headline subset and compare with the accepted values; exit 1 when one moved",
     "audit": "check the papers' printed numbers against themselves, from the printed tables alone",
     "contract": "ask a method of your own what every method answers: --config-dir <folder> method= experiment=",
     "data": "fetch and verify data ahead of the runs; `data list` says what there is",
@@ -97,8 +97,11 @@ def _parser(command: str) -> argparse.ArgumentParser:
     )
     if command == "accept":
         parser.add_argument("--reason", required=True, help="why the values may move; kept beside them")
-    if command in ("reproduce", "bench"):
-        parser.add_argument("--no-report", action="store_true", help="run only")
+    if command == "regress":
+        within = "of the cpu tier, rerun the experiments that take at most so many seconds"
+        parser.add_argument("--within", type=float, metavar="SECONDS", help=within)
+    if command in ("reproduce", "bench", "regress"):
+        parser.add_argument("--no-report", action="store_true", help="write no tables")
     return parser
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +20,9 @@ from reproven.harness.store import Store
 
 # `report` is imported where it is used: it brings pandas and scipy, a second that planning does not need.
 BENCH = "bench"  # the paper that is none: ratios against peers
+FAST_S = (
+    12.0  # an experiment of the cpu tier that takes no longer is rerun by the gate: in all under two minutes
+)
 
 
 def reproduce(options: argparse.Namespace) -> int:
@@ -113,28 +118,70 @@ def accept(options: argparse.Namespace) -> int:
 
 
 def regress(options: argparse.Namespace) -> int:
-    """Compare headline values with the accepted ones, on the same seeds."""
+    """Rerun the headline subset, and compare what it measured with the accepted values on the same seeds.
+
+    The subset is all of the smoke tier, and of the cpu tier the accepted experiments that take at most ``--within``
+    seconds; ``tier=`` asks for one tier alone, whole unless ``--within`` is given.
+    """
     from reproven.harness import report
 
     names, overrides = _split(options.words)
-    store = _store(overrides)
     tier = _override(overrides, "tier")
-    papers = names or [p for p in store.papers() if p != BENCH]
-    unseen = [] if names else [p for p in report.accepted_papers(store, tier) if p not in papers]
-    if not papers or unseen:
-        missing = ", ".join(unseen) or "any paper"
-        raise UserError(f"no runs of {missing} under {store.runs}; run `reproven reproduce` first")
+    store = _store(overrides)
+    fast = FAST_S if options.within is None else options.within
+    parts = [(tier, options.within)] if tier else [("smoke", None), ("cpu", fast)]
+    unseen = [] if names else sorted(set(report.accepted_papers(store, tier)) - set(_papers()))
+    if unseen:
+        raise UserError(f"{unseen[0]} has accepted values and no experiment; restore it, or delete its file")
+    runs: list[Run] = []
+    settings: Mapping[str, Any] = {}
+    for part, seconds in parts:
+        composed = _composed(names or _papers(), [*overrides, f"tier={part}"])
+        settings, _ = composed[-1]
+        if seconds is not None:
+            composed = _fast(store, composed, part, seconds)
+        runs += [run for _, found in composed for run in found]
+    papers = sorted({run.paper for run in runs})
+    _fetch([], runs)
+    steps = plan(runs, store, retry=settings["retry"])
+    counts = execute(steps, store, jobs=settings["jobs"])
+    print(", ".join(f"{n} {state}" for state, n in sorted(counts.items())))
+    if not options.no_report:
+        _write_reports(store, papers, set(), again={s.run.paper for s in steps if s.action != "skip"})
+    scopes = {(run.experiment, run.tier, run.hardware["name"]) for run in runs}
     moves, compared = [], 0
     for paper in papers:
-        found, count = report.regressions(store, paper, tier)
+        found, count = report.regressions(store, paper, scopes)
         moves += found
         compared += count
     for move in moves:
         print(move, file=sys.stderr)
     print(f"{compared} headline values compared, {len(moves)} moved")
+    if moves:
+        return 1
+    raise_on_failure(counts)
     if compared == 0:
-        raise UserError("no headline value was compared: nothing was run, or nothing is marked headline")
-    return 1 if moves else 0
+        raise UserError("no headline value was compared: nothing is marked headline")
+    return 0
+
+
+def _fast(
+    store: Store, composed: Sequence[tuple[Mapping[str, Any], list[Run]]], tier: str, seconds: float
+) -> list[tuple[Mapping[str, Any], list[Run]]]:
+    """Keep the experiments whose headlines are accepted and that take at most `seconds`; say how many do not.
+
+    The time is the experiment's own estimate, not what runs took here, so that every machine compares the same.
+    """
+    from reproven.harness import report
+
+    watched = [(n, runs) for n, runs in composed if runs and report.watches(store, n, runs[0])]
+    kept = [(n, runs) for n, runs in watched if sum(r.estimate_s or math.inf for r in runs) <= seconds]
+    slow = len(watched) - len(kept)
+    print(
+        f"{tier} tier: {len(kept)} experiments with accepted headlines rerun; {slow} left out that take longer than "
+        f"{seconds:g} s (--within)"
+    )
+    return kept
 
 
 def audit(options: argparse.Namespace) -> int:
@@ -198,7 +245,15 @@ def data(options: argparse.Namespace) -> int:
     direct = [n for n in names if n in CARDS]
     rest = [n for n in names if n not in CARDS]
     runs = [s.run for s in _planned(rest or _papers(), overrides)[0]] if rest or not names else []
-    wanted = list(dict.fromkeys([*direct, *(c for run in runs for c in cards(run.datasets))]))
+    _fetch(direct, runs)
+    return 0
+
+
+def _fetch(named: Sequence[str], runs: Sequence[Run]) -> None:
+    """Fetch and verify the data cards that are named, and those that runs rest on."""
+    from reproven.data import provider
+
+    wanted = list(dict.fromkeys([*named, *(c for run in runs for c in cards(run.datasets))]))
     blocked = []
     for name in wanted:
         try:
@@ -209,7 +264,6 @@ def data(options: argparse.Namespace) -> int:
             print(f"{name}: {reason}", file=sys.stderr)
     at_hand = len(wanted) - len(blocked)
     print(f"{at_hand} data cards fetched and verified in {provider.cache_folder()}, {len(blocked)} blocked")
-    return 0
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -226,20 +280,26 @@ def _papers(bench: bool = False) -> list[str]:
     return [p for p in found if bench or p != BENCH]
 
 
-def _planned(names: Sequence[str], overrides: Sequence[str]) -> tuple[list[Step], Store, int | None]:
+def _composed(names: Sequence[str], overrides: Sequence[str]) -> list[tuple[Mapping[str, Any], list[Run]]]:
+    """Return the composition and the runs of every experiment that is named, or whose paper is."""
     known = compose.available("experiment")
-    runs: list[Run] = []
+    found = []
     for name in names:
         chosen = [e for e in known if e == name or e.startswith(f"{name}/")]
         if not chosen:
             raise UserError(
                 f"no paper or experiment {name!r}{did_you_mean(name, [*_papers(bench=True), *known])}"
             )
-        for experiment in chosen:
-            node, found = expand([f"experiment={experiment}", *overrides])
-            runs += found
+        found += [expand([f"experiment={experiment}", *overrides]) for experiment in chosen]
+    return found
+
+
+def _planned(names: Sequence[str], overrides: Sequence[str]) -> tuple[list[Step], Store, int | None]:
+    composed = _composed(names, overrides)
+    runs = [run for _, found in composed for run in found]
     if not runs:
         raise UserError(f"{', '.join(names)} has nothing to run at this tier; choose another tier=")
+    node, _ = composed[-1]
     store = Store(paths.results(node["results"]))
     return plan(runs, store, retry=node["retry"]), store, node["jobs"]
 

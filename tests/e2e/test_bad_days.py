@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -91,7 +95,82 @@ def test_only_what_should_run_again_does(bad_days):
     assert retried.stdout.strip().splitlines()[-1].startswith("8 to run")
 
 
-def test_parent_killed_in_the_middle_and_started_again(reproven, wait_until, tmp_path):
+BACKWARDS = r"""
+#define _GNU_SOURCE
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+/* The wall clock, a day behind and running backwards a thousand times as fast; every other clock stays true. */
+int clock_gettime(clockid_t id, struct timespec *t) {
+    struct timespec steady;
+    long long now;
+    if (syscall(SYS_clock_gettime, id, t)) return -1;
+    if (id != CLOCK_REALTIME) return 0;
+    syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &steady);
+    now = t->tv_sec * 1000000000LL + t->tv_nsec - 86400000000000LL;
+    now -= 1000 * ((steady.tv_sec - atoll(getenv("CLOCK_ZERO"))) * 1000000000LL + steady.tv_nsec);
+    t->tv_sec = now / 1000000000LL, t->tv_nsec = now % 1000000000LL;
+    return 0;
+}
+int gettimeofday(struct timeval *t, void *zone) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    t->tv_sec = now.tv_sec, t->tv_usec = now.tv_nsec / 1000;
+    return 0;
+}
+time_t time(time_t *t) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return t ? (*t = now.tv_sec) : now.tv_sec;
+}
+"""
+
+
+@pytest.fixture
+def set_back(tmp_path, monkeypatch):
+    """Return a function that sets the wall clock of every process started from then on back, and backwards."""
+    compiler = shutil.which("cc")
+    if compiler is None or not sys.platform.startswith("linux"):
+        pytest.skip("needs a C compiler and Linux, to stand before the system's clock")
+    source, library = tmp_path / "clock.c", tmp_path / "clock.so"
+    source.write_text(BACKWARDS)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
+
+    def set_back() -> None:
+        monkeypatch.setenv("CLOCK_ZERO", str(int(time.monotonic())))
+        monkeypatch.setenv("LD_PRELOAD", str(library))
+
+    return set_back
+
+
+def test_a_clock_that_goes_backwards_changes_no_duration_and_no_order(reproven, set_back, tmp_path):
+    tally = tmp_path / "tally"
+    arguments = ["reproduce", "toy/count", "tier=smoke", f"+task.tally={tally}"]
+    assert reproven(*arguments, "seed=0,1,2", "--no-report").returncode == 0
+    set_back()
+    done = reproven(*arguments, "jobs=1")
+    assert done.returncode == 0, done.stderr
+    assert "3 done before" in done.stdout
+    assert Counter(tally.read_text().split()) == {str(seed): 1 for seed in range(6)}
+    kept = {r["seed"]: r for r in results(reproven.results)}
+    assert max(kept[seed]["started"] for seed in (3, 4, 5)) < min(kept[seed]["started"] for seed in (0, 1, 2))
+    assert (
+        kept[5]["started"] < kept[4]["started"] < kept[3]["started"]
+    )  # one at a time, in the order of seeds
+    assert all(r["seconds"] >= 0.05 for r in kept.values())  # what each run slept
+    assert not re.search(r"-\d[\d.]* (s|min|h)\b", done.stderr), "a negative time was shown"
+    assert reproven("verify", "toy").returncode == 0
+    plan = reproven("plan", "toy/count", "tier=smoke", f"+task.tally={tally}")
+    assert plan.stdout.strip().splitlines()[-1].startswith("0 to run (about 0 s), 6 done")
+
+
+@pytest.mark.parametrize("clock", ["true", "backwards"])
+def test_parent_killed_in_the_middle_and_started_again(reproven, wait_until, tmp_path, set_back, clock):
+    if clock == "backwards":
+        set_back()
     tally = tmp_path / "tally"
     arguments = ["experiment=toy/count", "tier=cpu", f"+task.tally={tally}", "jobs=1"]
     parent = reproven.start(*arguments)
@@ -159,6 +238,32 @@ def test_results_that_cannot_be_written(reproven, tmp_path):
     assert "not writable" in line
 
 
+def test_a_results_folder_that_is_read_only(reproven, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"needs a file system of its own: {mounted.stderr.decode().strip()}")
+    try:
+        assert reproven("reproduce", "toy/mean", "tier=smoke", f"results={disk}").returncode == 0
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        for arguments in (
+            ["experiment=toy/count", "tier=smoke"],
+            ["report", "toy"],
+            ["accept", "toy", "--reason", "why"],
+        ):
+            done = reproven(*arguments, f"results={disk}")
+            assert done.returncode == 2, done.stderr
+            (line,) = done.stderr.strip().splitlines()
+            assert "Read-only file system" in line
+            assert "results=" in line
+        assert states(disk) == {"done": 2}
+        read = reproven("verify", "toy", f"results={disk}")  # reading goes on
+        assert read.returncode == 0, read.stderr
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
 def test_a_full_disk_ends_with_one_line_and_loses_nothing(reproven, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -182,14 +287,3 @@ def test_a_full_disk_ends_with_one_line_and_loses_nothing(reproven, tmp_path):
         assert f"{before} done before" in again.stdout or before == 0
     finally:
         subprocess.run(["umount", str(disk)], check=True)
-
-
-def test_a_paper_with_accepted_values_and_no_runs_is_told(reproven):
-    assert reproven("reproduce", "toy/mean", "tier=smoke").returncode == 0
-    assert reproven("accept", "toy", "--reason", "first").returncode == 0
-    assert reproven("regress", "tier=smoke").returncode == 0
-    other = reproven.results / "accepted" / "other.json"
-    other.write_text(json.dumps({"other/e:t:smoke:cpu": {"headline": True}}))
-    done = reproven("regress", "tier=smoke")
-    assert done.returncode == 2
-    assert "no runs of other" in done.stderr

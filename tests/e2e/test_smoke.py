@@ -32,7 +32,7 @@ def test_a_paper_at_the_smoke_tier(paper, tmp_path):
     done = reproven("reproduce", paper, "tier=smoke")
     assert done.returncode == 0, done.stdout + done.stderr
     with (results / "tables" / paper / "verdicts.csv").open() as file:
-        rows = list(csv.DictReader(file))
+        rows = [r for r in csv.DictReader(file) if r["tier"] == "smoke"]  # the gate leaves part of cpu behind
     assert rows
     assert all(row["verdict"] for row in rows)
     bad = [

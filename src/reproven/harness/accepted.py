@@ -73,7 +73,7 @@ def compare(root: Path, rows: Sequence[Row], headline: Mapping[tuple[str, str], 
     headline: (experiment, target) -> how far one sample may lie from the accepted one.
     """
     accepted = {paper: load(root, paper) for paper in {r.paper for r in rows}}
-    moves = _dropped(accepted, rows, headline)
+    moves = []
     for row in rows:
         tolerance = headline.get((row.experiment, row.target))
         if tolerance is None or row.unit in NEVER_GATED:
@@ -107,12 +107,9 @@ def compare(root: Path, rows: Sequence[Row], headline: Mapping[tuple[str, str], 
     return moves
 
 
-def _dropped(
-    accepted: Mapping[str, Mapping[str, Any]],
-    rows: Sequence[Row],
-    headline: Collection[tuple[str, str]],
-) -> list[str]:
+def dropped(root: Path, rows: Sequence[Row], headline: Collection[tuple[str, str]]) -> list[str]:
     """Return one line for each accepted headline, at a tier and hardware class of `rows`, that nothing watches now."""
+    accepted = {paper: load(root, paper) for paper in {r.paper for r in rows}}
     scopes = {(r.tier, r.hardware) for r in rows}
     watched = {_key(r) for r in rows if (r.experiment, r.target) in headline}
     return [

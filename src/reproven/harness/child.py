@@ -82,7 +82,7 @@ def _accelerator(device: str) -> dict[str, Any] | None:
 
     if device != "cuda" or not torch.cuda.is_available():
         return None
-    used = torch.cuda.is_initialized()
+    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     found = torch.cuda.get_device_properties(0)
     return {
         "name": found.name,

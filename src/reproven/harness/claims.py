@@ -358,7 +358,9 @@ def _ratio(rate: tuple[float, float] | None) -> Statistic:
         return table
 
     def logs(table: np.ndarray) -> np.ndarray:
-        return np.log(table[:, 0] / table[:, 1]) if table.shape[1] > 1 else np.log(table[:, 0])
+        ratio: np.ndarray = table[:, 0] / table[:, 1] if table.shape[1] > 1 else table[:, 0]
+        found: np.ndarray = np.log(ratio)
+        return found
 
     def interval(table: np.ndarray, level: float) -> tuple[float, float]:
         x = logs(table)

@@ -123,7 +123,8 @@ def available(group: str) -> tuple[str, ...]:
         for name in options(prefix, ObjectType.CONFIG):
             yield f"{prefix}/{name}".removeprefix(f"{group}/")
         for name in options(prefix, ObjectType.GROUP):
-            yield from walk(f"{prefix}/{name}")
+            if name != "printed":  # a paper's tables and their audit, which are no experiments
+                yield from walk(f"{prefix}/{name}")
 
     return tuple(sorted(walk(group)))
 

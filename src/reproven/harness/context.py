@@ -126,4 +126,5 @@ def _column(name: str, value: Scalar | Iterable[Scalar], length: int) -> list[Sc
 
 
 def _plain(value: Any) -> Scalar:
-    return value.item() if isinstance(value, np.generic) else value
+    plain: Scalar = value.item() if isinstance(value, np.generic) else value
+    return plain

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -262,8 +262,10 @@ def write(
 ) -> None:
     """Write the tables and figures of one paper and its rows of ``summary.csv``, and show its verdicts.
 
+    show_tiers: whose verdicts are shown; None: of all tiers; an empty set shows nothing.
     again: write them also when nothing that they rest on has changed since they were written.
     """
+    store.check_writable()
     root = store.root / "tables"
     stamp, now = root / paper / ".stamp", _stamp(store, paper)
     if again or not stamp.is_file() or stamp.read_text(encoding="utf-8") != now:
@@ -275,6 +277,8 @@ def write(
         _draw(store, findings)
         tables.write(store.root / "report", {f"{paper}/section.html": _section(store, findings)})
         write_atomically(stamp, now)
+    if show_tiers is not None and not show_tiers:
+        return
     _show(root, paper, console, show_tiers)
     folder = store.root / "report" / paper
     figures = len(list(folder.glob("*.png"))) if folder.is_dir() else 0
@@ -306,6 +310,7 @@ def differences(store: Store, paper: str) -> list[str]:
 
 def accept(store: Store, paper: str, reason: str, tier: str | None) -> int:
     """Accept the present rows of a paper (of one tier, when given), and renew the README's table."""
+    store.check_writable()
     findings = gather(store, paper)
     rows = _rows(findings, tier)
     if not rows:
@@ -332,12 +337,29 @@ def renew_readme(store: Store) -> None:
         readme.write_text(text, encoding="utf-8")
 
 
-def regressions(store: Store, paper: str, tier: str | None) -> tuple[list[str], int]:
-    """Return what has moved against the accepted values, and how many headline rows were compared."""
+def regressions(store: Store, paper: str, scopes: Collection[tuple[str, str, str]]) -> tuple[list[str], int]:
+    """Return what has moved against the accepted values, and how many headline rows were compared.
+
+    scopes: (experiment, tier, hardware) of what was rerun; rows of the rest are not compared.
+    """
     findings = gather(store, paper)
-    rows = _rows(findings, tier)
-    watched = [r for r in rows if (r.experiment, r.target) in findings.headline and r.verdict != "reduced"]
-    return accepted.compare(store.root / "accepted", rows, findings.headline), len(watched)
+    at = {(tier, hardware) for _, tier, hardware in scopes}
+    rows = [r for r in findings.rows if (r.tier, r.hardware) in at]
+    reran = [r for r in rows if (r.experiment, r.tier, r.hardware) in scopes]
+    watched = [r for r in reran if (r.experiment, r.target) in findings.headline and r.verdict != "reduced"]
+    root = store.root / "accepted"
+    return [
+        *accepted.dropped(root, rows, findings.headline),
+        *accepted.compare(root, reran, findings.headline),
+    ], len(watched)
+
+
+def watches(store: Store, node: Mapping[str, Any], run: Run) -> bool:
+    """Tell whether the gate has accepted headlines to compare with at the tier and hardware class of `run`."""
+    known = accepted.load(store.root / "accepted", run.paper)
+    printed = paths.experiments() / run.paper / "printed"
+    headline = [t for t in load_targets(run.experiment, node["targets"], printed) if t.headline]
+    return any(f"{t.experiment}:{t.id}:{run.tier}:{run.hardware['name']}" in known for t in headline)
 
 
 def accepted_papers(store: Store, tier: str | None) -> list[str]:

@@ -69,7 +69,8 @@ class Cells:
         if lost:
             raise ValueError(f"{lost} samples are at only some of {', '.join(map(str, self.members))}")
         sums = np.bincount(cell, weights=self.value, minlength=counts.size).reshape(shape)
-        return np.divide(sums, counts, out=np.full(shape, np.nan), where=counts > 0)
+        means: np.ndarray = np.divide(sums, counts, out=np.full(shape, np.nan), where=counts > 0)
+        return means
 
     def by_seed(self) -> Iterator[tuple[str, Cells]]:
         """Yield ("seed=0", its rows) for every base seed."""
@@ -127,7 +128,8 @@ def split(codes: np.ndarray) -> list[np.ndarray]:
 def _codes(data: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
     if not names:
         return np.zeros(len(data), dtype=int)
-    return data.groupby(list(names), sort=True).ngroup().to_numpy()
+    codes: np.ndarray = data.groupby(list(names), sort=True).ngroup().to_numpy()
+    return codes
 
 
 def groups(data: pd.DataFrame, per: Sequence[str]) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -178,12 +178,13 @@ class Store:
         return result
 
     def _held(self, paper: str, run_id: str) -> bool:
-        lock = self.lock(paper, run_id)
         try:
-            with lock.acquire(timeout=0):
+            with self.lock(paper, run_id).acquire(timeout=0):
                 return False
         except Timeout:
             return True
+        except OSError:
+            return False  # a folder that cannot be written: no run is under way in it
 
 
 def pack(series: Iterable[Series]) -> list[dict[str, Any]]:

@@ -251,7 +251,7 @@ def _latex(rows: Sequence[Sequence[str]], header: Sequence[str], caption: str) -
     table = pd.DataFrame([list(r) for r in rows], columns=list(header), dtype=str)
     escaped = pd.DataFrame({"c": [caption]}).to_latex(index=False, header=False, escape=True)
     (caption,) = (line[:-3] for line in escaped.splitlines() if line.endswith(r" \\"))
-    text = table.to_latex(
+    text: str = table.to_latex(
         index=False, escape=True, longtable=True, caption=caption, column_format="l" * len(header)
     )
     return text.replace("±", r"$\pm$")
@@ -308,4 +308,5 @@ def short(value: object) -> str:
 
 
 def _csv(table: pd.DataFrame) -> str:
-    return table.to_csv(index=False, lineterminator="\n", float_format="%.10g")
+    text: str = table.to_csv(index=False, lineterminator="\n", float_format="%.10g")
+    return text

@@ -177,3 +177,12 @@ def test_the_impossible_rate_of_sac_bl_is_found():
     found = audit.audit(paths.experiments() / "sac_bl" / "printed")
     wrong = {f.cells[0] for f in found if f.rule == "counts" and not f.consistent}
     assert wrong == {"mvtec_image_tpr_carpet_sac_sbl"}
+
+
+def test_the_series_of_pooling_are_scored_by_batch():
+    """No ECG200 cell is a count over 5 x 100 predictions, each is a mean over batches of 64 and 36: 18 of 18."""
+    found = [f for f in audit.audit(paths.experiments() / "pooling" / "printed") if "_ecg200_" in f.cells[0]]
+    as_counts = [f.consistent for f in found if "count over all" in f.check]
+    as_batches = [f.consistent for f in found if "batches of 64 and 36" in f.check]
+    assert as_counts == [False] * 18
+    assert as_batches == [True] * 18

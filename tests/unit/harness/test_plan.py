@@ -51,7 +51,7 @@ def test_a_grid_spans_runs_and_a_batch_is_held_inside_one(own_conf):
 def test_targets_figures_and_estimates_are_no_part_of_a_run(own_conf):
     before = ids(own_conf(*MEAN))
     assert before == ids(own_conf(*MEAN, edit=(FILE, "bound: 0.999", "bound: 0.5")))
-    assert before == ids(own_conf(*MEAN, edit=(FILE, "targets:", "estimate_s: {smoke: 3}\ntargets:")))
+    assert before == ids(own_conf(*MEAN, edit=(FILE, "estimate_s: {cpu: 0.1}", "estimate_s: {cpu: 3}")))
     assert before == ids(own_conf(*MEAN, "tracker=wandb", "jobs=1", "retry=true", "results=/elsewhere"))
 
 
