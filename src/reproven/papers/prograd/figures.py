@@ -125,7 +125,7 @@ def map_triples(data: pd.DataFrame) -> Figure:
         line[3].set_yscale("symlog", linthresh=2)
         line[3].set_xlabel("entry of the map")
         line[3].set_ylabel("off target (hundredths)")
-    axes[0][3].legend(frameon=False, fontsize=8)
+    axes[0][3].legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     if picture is not None:
         fig.colorbar(picture, ax=axes[:, :3].ravel().tolist(), shrink=0.6, label="normalised map")
     return fig
@@ -150,7 +150,10 @@ def token_attributions(data: pd.DataFrame) -> Figure:
             axis.plot(own["token"], own["value"], marker, color=colour, markersize=4, label=label)
         axis.set_ylabel("normalised attribution")
         axis.set_title(
-            ", ".join(f"{k} {v}" for k, v in zip(keys, np.atleast_1d(np.array(point, dtype=object)))),
+            ", ".join(
+                f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}"
+                for k, v in zip(keys, np.atleast_1d(np.array(point, dtype=object)))
+            ),
             fontsize=9,
         )
         axis.set_xticks(x)
@@ -198,6 +201,8 @@ def function_errors(data: pd.DataFrame) -> Figure:
             "log" if metric.endswith("mse") else "symlog",
             **({} if metric.endswith("mse") else {"linthresh": 0.01}),
         )
+        if not metric.endswith("mse"):
+            axis.set_ylim(-0.005, 2 * max(0.01, data[data["metric"] == metric]["value"].max()))
     fig.suptitle("Function approximation under bounds on the slope: each mark a network")
     return fig
 
@@ -239,7 +244,7 @@ def quantisation(data: pd.DataFrame) -> Figure:
     axis.set_xlabel("margin, share of epsilon")
     axis.set_ylabel("pixels satisfied (%), least to largest set")
     axis.set_title("The edited layer stored in few bits")
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return fig
 
 
