@@ -283,7 +283,7 @@ def _picture(figure: Figure) -> dict[str, Any]:
             height = round(shrunk.height * FIGURE_WIDTH / shrunk.width)
             shrunk = shrunk.resize((FIGURE_WIDTH, height), Image.Resampling.LANCZOS)
         buffer = io.BytesIO()
-        shrunk.save(buffer, "WEBP", quality=80, method=4)
+        shrunk.save(buffer, "WEBP", quality=60, method=6)
     return {
         "experiment": figure.experiment.partition("/")[2],
         "caption": figure.caption,
