@@ -106,6 +106,11 @@ def test_the_front_row_counts_as_the_verdicts_say():
     assert found["time"] == "1 min 1 s"
 
 
+def test_benchmarks_are_no_paper():
+    papers = {"p": ("A title", "x"), "bench": ("", "y"), "q": ("Another", None)}
+    assert "2 papers, claim by claim" in page.index(papers, [])
+
+
 def test_a_paper_that_has_not_run_says_how_to_run_it():
     assert "make reproduce-p" in page.index({"p": ("A title", None)}, [])
 
