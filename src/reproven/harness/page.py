@@ -63,6 +63,7 @@ FRONT_HEADER = (
     "failed", "time",
 )  # fmt: skip
 TIER_ORDER = ("paper", "cpu", "smoke")  # the weightiest evidence stands first
+UNDECIDED = ("not-run", "blocked", "failed", "reduced")  # verdicts that say nothing of a claim
 LIMIT_BYTES = 10_000_000
 FIGURE_WIDTH = 1000
 SHOWN_RUNS = 6
@@ -116,6 +117,7 @@ def section(
             {
                 "tier": tier,
                 "hardware": hardware,
+                "decided": sum(r.verdict not in UNDECIDED for r in mine),
                 "line": _line(mine, sum(r.seconds for r in runs if (r.tier, r.hardware) == (tier, hardware))),
                 "groups": groups,
                 "figures": [] if verdicts_alone else [_picture(f) for f in here],

@@ -48,6 +48,12 @@ def test_each_tier_and_hardware_has_a_table_of_its_own_the_weightiest_first():
     assert text.index("Tier cpu, cpu") < text.index("Tier cpu, cuda") < text.index("Tier smoke, cpu")
 
 
+def test_the_tier_that_decides_most_is_open():
+    text = section([row("blocked", tier="paper"), row("not-run", tier="paper"), row(tier="cpu")])
+    assert text.count('class="scope" open') == 1
+    assert text.index('class="scope" open') > text.index("Tier paper, cpu")
+
+
 def test_text_is_never_markup():
     text = section([row(reason="<script>alert(1)</script>")], card="# T\n\n<script>alert(2)</script>")
     assert "<script>" not in text
