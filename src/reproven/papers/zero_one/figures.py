@@ -111,7 +111,7 @@ def concentration_slopes(data: pd.DataFrame) -> Figure:
             axis.fill_between(x, np.maximum(low, 1e-9), high, color=f"C{k // 2}", alpha=0.15, lw=0)
         axis.plot(x, 0.5 * np.sqrt(x[0] / x), color="0.6", lw=1, label="slope -1/2")
         axis.set(xscale="log", yscale="log", title=title)
-    axes[0].legend(fontsize=7, frameon=False)
+    axes[-1].legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     _label(axes, "nodes n", "relative deviation from the limit")
     figure.suptitle(f"bands: {LEVEL:.0%} of the mean over graphs", fontsize=9)
     return figure
@@ -129,7 +129,7 @@ def property_curves(data: pd.DataFrame) -> Figure:
             table.index, share, error, marker=MARKERS[k], ls=LINES[k % 4], label=name.replace("_", " ")
         )
     axes[0].set(xscale="log", ylim=(-0.03, 1.03))
-    axes[0].legend(fontsize=7, frameon=False)
+    axes[0].legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     _label(axes, "nodes n", "share of graphs")
     figure.suptitle(f"properties of G(n, 1/2); bars: Wilson {LEVEL:.0%}", fontsize=9)
     return figure
