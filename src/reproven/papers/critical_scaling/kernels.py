@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from reproven.papers.critical_scaling.compiled import njit
+from reproven.harness.compiled import njit
 
 BITS = 4
 SHIFT = 23 - BITS
@@ -107,8 +107,8 @@ def absorb(x, state, counts, kept, cut):
                     kept[size] = v
                     size += 1
                     if size == len(kept):
-                        kept[:cut] = np.sort(kept)[::-1][:cut]
-                        size, floor = cut, kept[cut - 1]
+                        kept[:cut] = np.partition(kept, size - cut)[size - cut :]  # its first is the smallest
+                        size, floor = cut, kept[0]
     state[1], state[3] = size, floor
     return True
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from reproven.papers.online_l2d.compiled import njit
+from reproven.harness.compiled import njit
 from reproven.papers.online_l2d.kernels import argmax_random_ties, cost_of, draw, fill_pool
 from reproven.papers.online_l2d.learner import BLOCK, EXPLORATION_GRID, SCALE_GRID, Trace
 from reproven.papers.online_l2d.streams import Stream

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reproven.papers.online_l2d.compiled import inlined, njit
+from reproven.harness.compiled import inlined, njit
 
 S_COST, S_REWARD, CE_REWARD = 0, 1, 2
 GREEDY, SOFTMAX = 0, 1

@@ -11,7 +11,7 @@ from typing import Any
 
 try:
     import numba
-except ImportError:  # the extra `online_l2d` is not installed
+except ImportError:  # no extra that needs Numba is installed
     numba = None  # type: ignore[assignment]
 
 COMPILED = numba is not None
