@@ -11,13 +11,13 @@ from the baseline without forgetting. What was long not played falls back to a p
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from reproven.harness.compiled import njit
-from reproven.papers.online_l2d.kernels import argmax_random_ties, cost_of, draw, fill_pool
-from reproven.papers.online_l2d.learner import BLOCK, EXPLORATION_GRID, SCALE_GRID, Trace
+from reproven.papers.online_l2d.kernels import argmax_random_ties, cost_of, fill_pool, play, pool_scores
+from reproven.papers.online_l2d.learner import Trace, blocks, tuning_grid
 from reproven.papers.online_l2d.streams import Stream
 
 MEMORIES = ("window", "discount")
@@ -58,41 +58,35 @@ def add_observation(gram, moment, row, x, cost, sign):
 
 @njit
 def run_forgetting(
-    windowed, span, ridge, epsilon, n_labels, first, gram, moment, coefficients, last, played_row, played_cost,
-    contexts, index, label, wrong, available, fee, uniforms, actions, propensities,
-):  # fmt: skip
-    """Play the rounds first .. first + T - 1; `index` and the two histories hold the whole stream."""
+    block, windowed, span, ridge, epsilon, gram, moment, coefficients, last, index, played_row, played_cost
+):
+    """Play a block; `index` and the two histories hold the whole stream."""
     rows, d = coefficients.shape
     pool = np.empty(rows, np.int64)
     value = np.empty(rows)
     p = np.empty(rows)
     factor = np.empty((d, d))
     keep = 1.0 - 1.0 / span
-    for i in range(actions.shape[0]):
-        t = first + i
+    for i in range(len(block.which)):
+        t = block.first + i
         if windowed and t > span:
             old = t - span - 1
             row = played_row[old]
-            add_observation(gram, moment, row, contexts[index[old]], played_cost[old], -1.0)
+            add_observation(gram, moment, row, block.contexts[index[old]], played_cost[old], -1.0)
             solve_regularised(gram[row], moment[row], 1.0, ridge, factor, coefficients[row])
-        x = contexts[index[t]]
-        k = fill_pool(n_labels, True, available, t, pool)
+        x = block.contexts[index[t]]
+        k = fill_pool(block, True, i, pool)
         for j in range(k):
             row = pool[j]
             if not windowed and last[row] >= 0:
                 weight = keep ** (t - last[row])
                 solve_regularised(gram[row], moment[row], weight, ridge, factor, coefficients[row])
-            value[j] = 0.0
-            for l in range(d):
-                value[j] -= coefficients[row, l] * x[l]
             p[j] = epsilon / k
-        best = argmax_random_ties(value, k, uniforms[i, 0])
+        pool_scores(coefficients, -1.0, x, pool, k, value)
+        best = argmax_random_ties(value, k, block.uniforms[i, 0])
         p[best] = 1.0 - epsilon / k * (k - 1)
-        chosen = draw(p, k, uniforms[i, 1])
-        row = pool[chosen]
-        actions[i] = row
-        propensities[i] = p[chosen]
-        cost = cost_of(n_labels, row, label, wrong, fee, t)
+        row = pool[play(block, i, pool, p, k)]
+        cost = cost_of(block, row, i)
         played_row[t] = row
         played_cost[t] = cost
         if not windowed and last[row] >= 0:
@@ -137,27 +131,19 @@ class ForgettingRidge:
 
     def candidates(self) -> list[ForgettingRidge]:
         """Grid for tuning: exploration times memory, as large as every other method's."""
-        return [
-            replace(self, kappa=self.kappa * k, share=self.share * s)
-            for k in EXPLORATION_GRID
-            for s in SCALE_GRID
-        ]
+        return tuning_grid(self, "share")
 
     def run(self, stream: Stream, rng: np.random.Generator) -> Trace:
         """Play the whole stream; `rng` gives two uniforms a round."""
-        contexts = stream.augmented()
-        d, rows, T = contexts.shape[1], stream.rows, stream.rounds
+        d, rows, T = stream.contexts.shape[1] + 1, stream.rows, stream.rounds
         span = self.span or max(1, int(self.share * T))
         gram, moment, coefficients = np.zeros((rows, d, d)), np.zeros((rows, d)), np.zeros((rows, d))
         last, played_row, played_cost = np.full(rows, -1), np.empty(T, np.int64), np.empty(T)
-        actions, propensities = np.empty(T, np.int16), np.empty(T)
         epsilon = min(1.0, self.kappa * T ** (-1 / 3))
-        for start in range(0, T, BLOCK):
-            block = slice(start, min(start + BLOCK, T))
+        trace = Trace.blank(T)
+        for block in blocks(stream, trace, rng):
             run_forgetting(
-                self.memory == "window", span, self.ridge, epsilon, stream.n_labels, start, gram, moment,
-                coefficients, last, played_row, played_cost, contexts, stream.index, stream.label,
-                stream.wrong, stream.available, stream.fee, rng.random((block.stop - start, 2)),
-                actions[block], propensities[block],
+                block, self.memory == "window", span, self.ridge, epsilon, gram, moment, coefficients, last,
+                stream.index, played_row, played_cost,
             )  # fmt: skip
-        return Trace(actions, propensities)
+        return trace

@@ -61,6 +61,27 @@ class State(NamedTuple):
     inverse: np.ndarray
 
 
+class Rounds(NamedTuple):
+    """Consecutive rounds of a stream, as the compiled code takes them, and room for what is played in them.
+
+    first: rounds that came before. contexts: (M, D) with the constant in the last column; which: (T,) context of
+    each round; label: (T,); wrong, available: (T, n_e); fee: (n_e,); uniforms: (T, 2), tie-break and draw.
+    Written in place: actions (T,), the rows played, and propensities (T,), their probabilities.
+    """
+
+    n_labels: int
+    first: int
+    contexts: np.ndarray
+    which: np.ndarray
+    label: np.ndarray
+    wrong: np.ndarray
+    available: np.ndarray
+    fee: np.ndarray
+    uniforms: np.ndarray
+    actions: np.ndarray
+    propensities: np.ndarray
+
+
 def new_state(rows: int, dimension: int, *, doubly_robust: bool, ridge: float = 1.0) -> State:
     """Return the state before the first round: W = 0 with `rows` rows of `dimension` entries."""
     regressions = rows if doubly_robust else 0
@@ -123,18 +144,22 @@ def softmax(scores, k, out):
 
 
 @inlined
+def greedy_mixture(best, gamma, k, out):
+    """out = (1 - gamma) 1[best] + gamma / k."""
+    for i in range(k):
+        out[i] = gamma / k
+    out[best] += 1.0 - gamma
+
+
+@inlined
 def distribution(sampler, gamma, scores, k, u, out):
-    """out = (1 - gamma) q + gamma / k, q one-hot at the argmax (ties by u) or softmax. Returns the argmax."""
-    greedy = argmax_random_ties(scores, k, u)
+    """out = (1 - gamma) q + gamma / k, q one-hot at the argmax (ties by u) or softmax."""
     if sampler == SOFTMAX:
         softmax(scores, k, out)
         for i in range(k):
             out[i] = (1.0 - gamma) * out[i] + gamma / k
     else:
-        for i in range(k):
-            out[i] = gamma / k
-        out[greedy] += 1.0 - gamma
-    return greedy
+        greedy_mixture(argmax_random_ties(scores, k, u), gamma, k, out)
 
 
 @inlined
@@ -312,38 +337,40 @@ def learn_round(spec, state, gamma, x, pool, k, scores, p, played, costs, estima
 
 
 @inlined
-def fill_pool(n_labels, use_experts, available, t, pool):
+def fill_pool(block, use_experts, t, pool):
     """Rows of A_t: all labels, then the available experts in order of their rows; returns K."""
-    for a in range(n_labels):
+    for a in range(block.n_labels):
         pool[a] = a
-    k = n_labels
+    k = block.n_labels
     if use_experts:
-        for j in range(available.shape[1]):
-            if available[t, j]:
-                pool[k] = n_labels + j
+        for j in range(block.available.shape[1]):
+            if block.available[t, j]:
+                pool[k] = block.n_labels + j
                 k += 1
     return k
 
 
+@njit  # the bandits' rounds are up to a third slower with a copy of it inside
+def play(block, t, pool, p, k):
+    """Draw from p over the k actions of the pool and write down the row; returns its position in the pool."""
+    played = draw(p, k, block.uniforms[t, 1])
+    block.actions[t] = pool[played]
+    block.propensities[t] = p[played]
+    return played
+
+
 @inlined
-def cost_of(n_labels, row, label, wrong, fee, t):
+def cost_of(block, row, t):
     """Cost in [0, 1] of a row at round t: error, plus the fee where an expert is asked."""
-    if row < n_labels:
-        return 1.0 if row != label[t] else 0.0
-    j = row - n_labels
-    return min(1.0, wrong[t, j] + fee[j])
+    if row < block.n_labels:
+        return 1.0 if row != block.label[t] else 0.0
+    j = row - block.n_labels
+    return min(1.0, block.wrong[t, j] + block.fee[j])
 
 
 @njit
-def run_rounds(
-    spec, use_experts, state, contexts, index, label, wrong, available, fee, uniforms, actions, propensities
-):
-    """Play the rounds of a block; writes the rows played and their probabilities.
-
-    contexts: (M, D) with the constant in the last column; index: (T,) context of each round; label: (T,);
-    wrong, available: (T, n_e); fee: (n_e,); uniforms: (T, 2), tie-break and draw. Returns the largest
-    |sum p - 1| and the smallest p_a K / gamma met (inf where gamma = 0).
-    """
+def run_rounds(block, spec, use_experts, state):
+    """Play a block; returns the largest |sum p - 1| and the smallest p_a K / gamma met (inf where gamma = 0)."""
     weights, scalars = state.weights, state.scalars
     rows = weights.shape[0]
     pool = np.empty(rows, np.int64)
@@ -355,14 +382,14 @@ def run_rounds(
     worst_sum = 0.0
     least_share = np.inf
     gamma = exploration(spec.kappa, spec.exponent, spec.horizon, 1.0)
-    for t in range(index.shape[0]):
+    for t in range(len(block.which)):
         scalars[ROUNDS] += 1.0
         if spec.horizon == 0:
             gamma = exploration(spec.kappa, spec.exponent, 0.0, scalars[ROUNDS])
-        x = contexts[index[t]]
-        k = fill_pool(spec.n_labels, use_experts, available, t, pool)
+        x = block.contexts[block.which[t]]
+        k = fill_pool(block, use_experts, t, pool)
         pool_scores(weights, scalars[SCALE], x, pool, k, scores)
-        distribution(spec.sampler, gamma, scores, k, uniforms[t, 0], p)
+        distribution(spec.sampler, gamma, scores, k, block.uniforms[t, 0], p)
         total = 0.0
         least = 1.0
         for i in range(k):
@@ -371,13 +398,11 @@ def run_rounds(
         worst_sum = max(worst_sum, abs(total - 1.0))
         if gamma > 0.0:
             least_share = min(least_share, least * k / gamma)
-        played = draw(p, k, uniforms[t, 1])
-        actions[t] = pool[played]
-        propensities[t] = p[played]
+        played = play(block, t, pool, p, k)
         if spec.feedback == BANDIT:
-            costs[played] = cost_of(spec.n_labels, pool[played], label, wrong, fee, t)
+            costs[played] = cost_of(block, pool[played], t)
         else:
             for i in range(k):
-                costs[i] = cost_of(spec.n_labels, pool[i], label, wrong, fee, t)
+                costs[i] = cost_of(block, pool[i], t)
         learn_round(spec, state, gamma, x, pool, k, scores, p, played, costs, estimate, gradient)
     return worst_sum, least_share

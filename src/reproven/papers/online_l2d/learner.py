@@ -7,13 +7,14 @@ Reconstructed from the v5 abstract of "Online Learning-to-Defer with Varying Exp
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from reproven.papers.online_l2d import kernels
-from reproven.papers.online_l2d.kernels import Spec, State
+from reproven.papers.online_l2d.kernels import Rounds, Spec, State
 from reproven.papers.online_l2d.streams import Stream
 
 SURROGATES = {"s_cost": kernels.S_COST, "s_reward": kernels.S_REWARD, "ce_reward": kernels.CE_REWARD}
@@ -25,6 +26,11 @@ FEEDBACK = {
 }
 STEPS = {"theory": kernels.THEORY, "adagrad": kernels.ADAGRAD, "constant": kernels.CONSTANT}
 BLOCK = 1 << 16  # rounds whose uniforms are drawn at once
+# Multiples of the two knobs that every tuned method has: exploration and scale (radius, ridge, rate).
+EXPLORATION_GRID = (1 / 3, 1.0, 3.0, 9.0)
+SCALE_GRID = (1 / 3, 1.0, 3.0)
+
+Method = TypeVar("Method", bound=Any)
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,40 @@ class Trace:
     actions: np.ndarray
     propensities: np.ndarray
     info: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def blank(cls, rounds: int) -> Trace:
+        """Trace of T rounds, to be filled in place."""
+        return cls(np.empty(rounds, np.int16), np.empty(rounds))
+
+
+def blocks(stream: Stream, trace: Trace, rng: np.random.Generator) -> Iterator[Rounds]:
+    """Yield the stream's rounds for the compiled code, which fills `trace`; `rng` gives two uniforms a round."""
+    contexts = stream.augmented()
+    for start in range(0, stream.rounds, BLOCK):
+        part = slice(start, min(start + BLOCK, stream.rounds))
+        yield Rounds(
+            n_labels=stream.n_labels,
+            first=start,
+            contexts=contexts,
+            which=stream.index[part],
+            label=stream.label[part],
+            wrong=stream.wrong[part],
+            available=stream.available[part],
+            fee=stream.fee,
+            uniforms=rng.random((part.stop - start, 2)),
+            actions=trace.actions[part],
+            propensities=trace.propensities[part],
+        )
+
+
+def tuning_grid(method: Method, scale: str) -> list[Method]:
+    """Return the method's twelve settings: four exploration constants kappa times three of its field `scale`."""
+    return [
+        replace(method, kappa=method.kappa * k, **{scale: getattr(method, scale) * s})
+        for k in EXPLORATION_GRID
+        for s in SCALE_GRID
+    ]
 
 
 def theory_constant(surrogate: str, rows: int) -> float:
@@ -97,14 +137,8 @@ class OnlineL2D:
         return replace(self, **changes)
 
     def candidates(self) -> list[OnlineL2D]:
-        """Grid for tuning: four exploration constants times three scales (radius, or constant step)."""
-        name = "eta" if self.step == "constant" else "radius"
-        scale = getattr(self, name)
-        return [
-            replace(self, kappa=self.kappa * k, **{name: scale * s})
-            for k in EXPLORATION_GRID
-            for s in SCALE_GRID
-        ]
+        """Grid for tuning: exploration times radius, or times the constant step."""
+        return tuning_grid(self, "eta" if self.step == "constant" else "radius")
 
     def spec(self, n_labels: int, rows: int, rho: float, rounds: int | None) -> Spec:
         """Return the numbers for N = `rows`, ||x~|| <= `rho` and horizon `rounds` (unused when anytime)."""
@@ -138,17 +172,9 @@ class OnlineL2D:
             raise ValueError("empty pool: a learner without experts needs labels")
         spec = self.spec(stream.n_labels, rows, rho, stream.rounds)
         state = self.new_state(stream.rows, contexts.shape[1])
-        actions = np.empty(stream.rounds, np.int16)
-        propensities = np.empty(stream.rounds)
-        worst_sum, least_share = 0.0, np.inf
-        for start in range(0, stream.rounds, BLOCK):
-            block = slice(start, min(start + BLOCK, stream.rounds))
-            uniforms = rng.random((block.stop - start, 2))
-            sums, share = kernels.run_rounds(
-                spec, self.use_experts, state, contexts, stream.index[block], stream.label[block],
-                stream.wrong[block], stream.available[block], stream.fee, uniforms,
-                actions[block], propensities[block],
-            )  # fmt: skip
+        trace, worst_sum, least_share = Trace.blank(stream.rounds), 0.0, np.inf
+        for block in blocks(stream, trace, rng):
+            sums, share = kernels.run_rounds(block, spec, self.use_experts, state)
             worst_sum, least_share = max(worst_sum, sums), min(least_share, share)
         kernels.fold_scale(state)
         info = {
@@ -157,9 +183,4 @@ class OnlineL2D:
             "norm": float(np.sqrt(state.scalars[kernels.NORM_SQ])),
             "gradient_sq": float(state.scalars[kernels.GRADIENT_SQ]),
         }
-        return Trace(actions, propensities, info)
-
-
-# Multiples of the two knobs that every tuned method has: exploration and scale (radius, ridge, rate).
-EXPLORATION_GRID = (1 / 3, 1.0, 3.0, 9.0)
-SCALE_GRID = (1 / 3, 1.0, 3.0)
+        return replace(trace, info=info)

@@ -10,8 +10,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from reproven.harness.compiled import njit
-from reproven.papers.online_l2d.kernels import argmax_random_ties, cost_of, draw, fill_pool, ridge_update
-from reproven.papers.online_l2d.learner import BLOCK, EXPLORATION_GRID, SCALE_GRID, Trace
+from reproven.papers.online_l2d.kernels import (
+    argmax_random_ties,
+    cost_of,
+    fill_pool,
+    greedy_mixture,
+    play,
+    pool_scores,
+    ridge_update,
+)
+from reproven.papers.online_l2d.learner import Trace, blocks, tuning_grid
 from reproven.papers.online_l2d.streams import Stream
 
 EPSILON_GREEDY, UCB, THOMPSON, SQUARECB = 0, 1, 2, 3
@@ -19,25 +27,19 @@ RULES = {"epsilon_greedy": EPSILON_GREEDY, "ucb": UCB, "thompson": THOMPSON, "sq
 
 
 @njit
-def run_ridge(
-    rule, scale, n_labels, first, coefficients, inverse, epsilon, contexts, index, label, wrong, available,
-    fee, uniforms, normals, actions, propensities,
-):  # fmt: skip
-    """Play a block; `first` is the number of its first round, `normals` (T, N) is read by Thompson only."""
+def run_ridge(block, rule, scale, epsilon, coefficients, inverse, normals):
+    """Play a block; `normals` (T, N) is read by Thompson only."""
     rows, d = coefficients.shape
     pool = np.empty(rows, np.int64)
     value = np.empty(rows)
     p = np.empty(rows)
-    for t in range(index.shape[0]):
-        x = contexts[index[t]]
-        k = fill_pool(n_labels, True, available, t, pool)
-        for i in range(k):
-            row = pool[i]
-            mean = 0.0
-            for j in range(d):
-                mean += coefficients[row, j] * x[j]
-            value[i] = -mean
-            if rule in (UCB, THOMPSON):
+    for t in range(len(block.which)):
+        x = block.contexts[block.which[t]]
+        k = fill_pool(block, True, t, pool)
+        pool_scores(coefficients, -1.0, x, pool, k, value)
+        if rule in (UCB, THOMPSON):
+            for i in range(k):
+                row = pool[i]
                 variance = 0.0
                 for j in range(d):
                     inner = 0.0
@@ -46,9 +48,9 @@ def run_ridge(
                     variance += x[j] * inner
                 width = scale * np.sqrt(max(variance, 0.0))
                 value[i] += width if rule == UCB else width * normals[t, row]
-        best = argmax_random_ties(value, k, uniforms[t, 0])
+        best = argmax_random_ties(value, k, block.uniforms[t, 0])
         if rule == SQUARECB:
-            mu = scale * np.sqrt(k * (first + t))
+            mu = scale * np.sqrt(k * (block.first + t + 1))
             rest = 1.0
             for i in range(k):
                 p[i] = 0.0 if i == best else 1.0 / (k + mu * (value[best] - value[i]))
@@ -59,11 +61,10 @@ def run_ridge(
             for i in range(k):
                 p[i] = share
             p[best] = 1.0 - share * (k - 1)
-        played = draw(p, k, uniforms[t, 1])
-        actions[t] = pool[played]
-        propensities[t] = np.nan if rule == THOMPSON else p[played]
-        cost = cost_of(n_labels, pool[played], label, wrong, fee, t)
-        ridge_update(coefficients, inverse, pool[played], x, cost)
+        row = pool[play(block, t, pool, p, k)]
+        if rule == THOMPSON:
+            block.propensities[t] = np.nan
+        ridge_update(coefficients, inverse, row, x, cost_of(block, row, t))
 
 
 @dataclass(frozen=True)
@@ -90,56 +91,37 @@ class RidgeBandit:
 
     def candidates(self) -> list[RidgeBandit]:
         """Grid for tuning: exploration times ridge, as large as every other method's."""
-        return [
-            replace(self, kappa=self.kappa * k, ridge=self.ridge * s)
-            for k in EXPLORATION_GRID
-            for s in SCALE_GRID
-        ]
+        return tuning_grid(self, "ridge")
 
     def run(self, stream: Stream, rng: np.random.Generator) -> Trace:
         """Play the whole stream; O(K d), or O(K d^2) for UCB and Thompson, and O(d^2) to learn, a round."""
-        contexts = stream.augmented()
-        d, rows = contexts.shape[1], stream.rows
+        rows, d = stream.rows, stream.contexts.shape[1] + 1
         coefficients = np.zeros((rows, d))
         inverse = np.broadcast_to(np.eye(d) / self.ridge, (rows, d, d)).copy()
-        actions, propensities = np.empty(stream.rounds, np.int16), np.empty(stream.rounds)
         epsilon = min(1.0, self.kappa * stream.rounds ** (-1 / 3))
-        for start in range(0, stream.rounds, BLOCK):
-            block = slice(start, min(start + BLOCK, stream.rounds))
-            uniforms = rng.random((block.stop - start, 2))
-            drawn = (block.stop - start, rows) if self.rule == "thompson" else (0, 0)
-            run_ridge(
-                RULES[self.rule], float(self.kappa), stream.n_labels, start + 1, coefficients, inverse,
-                epsilon, contexts, stream.index[block], stream.label[block], stream.wrong[block],
-                stream.available[block], stream.fee, uniforms, rng.standard_normal(drawn),
-                actions[block], propensities[block],
-            )  # fmt: skip
-        return Trace(actions, propensities)
+        trace = Trace.blank(stream.rounds)
+        for block in blocks(stream, trace, rng):
+            drawn = (len(block.which), rows) if self.rule == "thompson" else (0, 0)
+            normals = rng.standard_normal(drawn)
+            run_ridge(block, RULES[self.rule], float(self.kappa), epsilon, coefficients, inverse, normals)
+        return trace
 
 
 @njit
-def run_banditron(
-    n_labels, gamma, weights, contexts, index, label, wrong, available, fee, uniforms, actions, propensities
-):
+def run_banditron(block, gamma, weights):
     """Play a block of Banditron rounds."""
     rows, d = weights.shape
     pool = np.empty(rows, np.int64)
     scores = np.empty(rows)
     p = np.empty(rows)
-    for t in range(index.shape[0]):
-        x = contexts[index[t]]
-        k = fill_pool(n_labels, True, available, t, pool)
-        for i in range(k):
-            scores[i] = 0.0
-            for j in range(d):
-                scores[i] += weights[pool[i], j] * x[j]
-            p[i] = gamma / k
-        best = argmax_random_ties(scores, k, uniforms[t, 0])
-        p[best] += 1.0 - gamma
-        played = draw(p, k, uniforms[t, 1])
-        actions[t] = pool[played]
-        propensities[t] = p[played]
-        reward = 1.0 - cost_of(n_labels, pool[played], label, wrong, fee, t)
+    for t in range(len(block.which)):
+        x = block.contexts[block.which[t]]
+        k = fill_pool(block, True, t, pool)
+        pool_scores(weights, 1.0, x, pool, k, scores)
+        best = argmax_random_ties(scores, k, block.uniforms[t, 0])
+        greedy_mixture(best, gamma, k, p)
+        played = play(block, t, pool, p, k)
+        reward = 1.0 - cost_of(block, pool[played], t)
         for j in range(d):
             weights[pool[played], j] += reward / p[played] * x[j]
             weights[pool[best], j] -= x[j]
@@ -163,12 +145,9 @@ class Banditron:
 
     def run(self, stream: Stream, rng: np.random.Generator) -> Trace:
         """Play the whole stream."""
-        contexts = stream.augmented()
-        weights = np.zeros((stream.rows, contexts.shape[1]))
-        actions, propensities = np.empty(stream.rounds, np.int16), np.empty(stream.rounds)
-        run_banditron(
-            stream.n_labels, min(1.0, self.kappa * stream.rounds ** (-1 / 3)), weights, contexts,
-            stream.index, stream.label, stream.wrong, stream.available, stream.fee,
-            rng.random((stream.rounds, 2)), actions, propensities,
-        )  # fmt: skip
-        return Trace(actions, propensities)
+        weights = np.zeros((stream.rows, stream.contexts.shape[1] + 1))
+        gamma = min(1.0, self.kappa * stream.rounds ** (-1 / 3))
+        trace = Trace.blank(stream.rounds)
+        for block in blocks(stream, trace, rng):
+            run_banditron(block, gamma, weights)
+        return trace

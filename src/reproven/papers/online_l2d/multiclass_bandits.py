@@ -7,56 +7,42 @@ bounds are claimed for pools without experts only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from reproven.harness.compiled import njit
-from reproven.papers.online_l2d.kernels import argmax_random_ties, cost_of, draw, fill_pool, softmax
-from reproven.papers.online_l2d.learner import BLOCK, EXPLORATION_GRID, SCALE_GRID, Trace
+from reproven.papers.online_l2d.kernels import (
+    argmax_random_ties,
+    cost_of,
+    fill_pool,
+    greedy_mixture,
+    play,
+    pool_scores,
+    softmax,
+)
+from reproven.papers.online_l2d.learner import Trace, blocks, tuning_grid
 from reproven.papers.online_l2d.streams import Stream
 
 
 @njit
-def run_gaptron(
-    n_labels,
-    gamma,
-    eta,
-    weights,
-    contexts,
-    index,
-    label,
-    wrong,
-    available,
-    fee,
-    uniforms,
-    actions,
-    propensities,
-):
+def run_gaptron(block, gamma, eta, weights):
     """Play a block of Gaptron rounds with the logistic loss."""
     rows, d = weights.shape
     pool = np.empty(rows, np.int64)
     scores = np.empty(rows)
     q = np.empty(rows)
     p = np.empty(rows)
-    for t in range(index.shape[0]):
-        x = contexts[index[t]]
-        k = fill_pool(n_labels, True, available, t, pool)
-        for i in range(k):
-            scores[i] = 0.0
-            for j in range(d):
-                scores[i] += weights[pool[i], j] * x[j]
-        best = argmax_random_ties(scores, k, uniforms[t, 0])
+    for t in range(len(block.which)):
+        x = block.contexts[block.which[t]]
+        k = fill_pool(block, True, t, pool)
+        pool_scores(weights, 1.0, x, pool, k, scores)
+        best = argmax_random_ties(scores, k, block.uniforms[t, 0])
         softmax(scores, k, q)
         gap = 1.0 - q[best] if q[best] >= 0.5 else 1.0
-        share = max(gap, gamma)
-        for i in range(k):
-            p[i] = share / k
-        p[best] += 1.0 - share
-        played = draw(p, k, uniforms[t, 1])
-        actions[t] = pool[played]
-        propensities[t] = p[played]
-        weight = (1.0 - cost_of(n_labels, pool[played], label, wrong, fee, t)) / p[played]
+        greedy_mixture(best, max(gap, gamma), k, p)
+        played = play(block, t, pool, p, k)
+        weight = (1.0 - cost_of(block, pool[played], t)) / p[played]
         if weight == 0.0:
             continue
         for i in range(k):
@@ -86,31 +72,23 @@ class Gaptron:
 
     def candidates(self) -> list[Gaptron]:
         """Grid for tuning: exploration times step, as large as every other method's."""
-        return [
-            replace(self, kappa=self.kappa * k, eta=self.eta * s)
-            for k in EXPLORATION_GRID
-            for s in SCALE_GRID
-        ]
+        return tuning_grid(self, "eta")
 
     def run(self, stream: Stream, rng: np.random.Generator) -> Trace:
         """Play the whole stream; O(K d) a round."""
-        contexts = stream.augmented()
-        weights = np.zeros((stream.rows, contexts.shape[1]))
-        actions, propensities = np.empty(stream.rounds, np.int16), np.empty(stream.rounds)
+        weights = np.zeros((stream.rows, stream.contexts.shape[1] + 1))
         gamma = min(1.0, self.kappa * stream.rounds**-0.5)
-        for start in range(0, stream.rounds, BLOCK):
-            block = slice(start, min(start + BLOCK, stream.rounds))
-            run_gaptron(
-                stream.n_labels, gamma, self.eta, weights, contexts, stream.index[block], stream.label[block],
-                stream.wrong[block], stream.available[block], stream.fee, rng.random((block.stop - start, 2)),
-                actions[block], propensities[block],
-            )  # fmt: skip
-        return Trace(actions, propensities)
+        trace = Trace.blank(stream.rounds)
+        for block in blocks(stream, trace, rng):
+            run_gaptron(block, gamma, self.eta, weights)
+        return trace
 
 
 @njit
-def soba_update(inverse, flat, budget, d, row, rival, x, reward, p):
+def soba_update(weights, inverse, budget, row, rival, x, reward, p):
     """One second-order step for the played row against its rival; returns the new running sum of m."""
+    d = x.shape[0]
+    flat = weights.reshape(-1)  # w, a view
     n = flat.shape[0]
     gain = np.empty(n)  # inverse z
     size = reward / np.sqrt(p)  # z = sqrt(p) g, g = (r / p) (e_rival - e_row) x
@@ -138,34 +116,24 @@ def soba_update(inverse, flat, budget, d, row, rival, x, reward, p):
 
 
 @njit
-def run_soba(
-    n_labels, gamma, d, inverse, flat, budget, contexts, index, label, wrong, available, fee, uniforms,
-    actions, propensities,
-):  # fmt: skip
+def run_soba(block, gamma, weights, inverse, budget):
     """Play a block of SOBA rounds from the running sum `budget`; returns the new one."""
-    rows = flat.shape[0] // d
+    rows = weights.shape[0]
     pool = np.empty(rows, np.int64)
     scores = np.empty(rows)
     p = np.empty(rows)
-    for t in range(index.shape[0]):
-        x = contexts[index[t]]
-        k = fill_pool(n_labels, True, available, t, pool)
-        for i in range(k):
-            scores[i] = 0.0
-            for j in range(d):
-                scores[i] += flat[pool[i] * d + j] * x[j]
-            p[i] = gamma / k
-        best = argmax_random_ties(scores, k, uniforms[t, 0])
-        p[best] += 1.0 - gamma
-        played = draw(p, k, uniforms[t, 1])
-        actions[t] = pool[played]
-        propensities[t] = p[played]
-        reward = 1.0 - cost_of(n_labels, pool[played], label, wrong, fee, t)
+    for t in range(len(block.which)):
+        x = block.contexts[block.which[t]]
+        k = fill_pool(block, True, t, pool)
+        pool_scores(weights, 1.0, x, pool, k, scores)
+        greedy_mixture(argmax_random_ties(scores, k, block.uniforms[t, 0]), gamma, k, p)
+        played = play(block, t, pool, p, k)
+        reward = 1.0 - cost_of(block, pool[played], t)
         if reward == 0.0 or k == 1:
             continue
         scores[played] = -np.inf
         rival = argmax_random_ties(scores, k, 0.0)
-        budget = soba_update(inverse, flat, budget, d, pool[played], pool[rival], x, reward, p[played])
+        budget = soba_update(weights, inverse, budget, pool[played], pool[rival], x, reward, p[played])
     return budget
 
 
@@ -190,22 +158,14 @@ class Soba:
 
     def candidates(self) -> list[Soba]:
         """Grid for tuning: exploration times regularisation, as large as every other method's."""
-        return [
-            replace(self, kappa=self.kappa * k, a=self.a * s) for k in EXPLORATION_GRID for s in SCALE_GRID
-        ]
+        return tuning_grid(self, "a")
 
     def run(self, stream: Stream, rng: np.random.Generator) -> Trace:
         """Play the whole stream."""
-        contexts = stream.augmented()
-        d = contexts.shape[1]
-        inverse, flat, budget = np.eye(stream.rows * d) / self.a, np.zeros(stream.rows * d), 0.0
-        actions, propensities = np.empty(stream.rounds, np.int16), np.empty(stream.rounds)
+        weights, budget = np.zeros((stream.rows, stream.contexts.shape[1] + 1)), 0.0
+        inverse = np.eye(weights.size) / self.a
         gamma = min(1.0, self.kappa * stream.rounds**-0.5)
-        for start in range(0, stream.rounds, BLOCK):
-            block = slice(start, min(start + BLOCK, stream.rounds))
-            budget = run_soba(
-                stream.n_labels, gamma, d, inverse, flat, budget, contexts, stream.index[block],
-                stream.label[block], stream.wrong[block], stream.available[block], stream.fee,
-                rng.random((block.stop - start, 2)), actions[block], propensities[block],
-            )  # fmt: skip
-        return Trace(actions, propensities)
+        trace = Trace.blank(stream.rounds)
+        for block in blocks(stream, trace, rng):
+            budget = run_soba(block, gamma, weights, inverse, budget)
+        return trace

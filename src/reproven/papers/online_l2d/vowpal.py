@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from reproven.harness.errors import require
-from reproven.papers.online_l2d.learner import EXPLORATION_GRID, SCALE_GRID, Trace
+from reproven.papers.online_l2d.learner import Trace, tuning_grid
 from reproven.papers.online_l2d.streams import Stream
 
 
@@ -31,11 +31,7 @@ class VowpalWabbit:
 
     def candidates(self) -> list[VowpalWabbit]:
         """Grid for tuning: exploration times learning rate, as large as every other method's."""
-        return [
-            replace(self, kappa=self.kappa * k, rate=self.rate * s)
-            for k in EXPLORATION_GRID
-            for s in SCALE_GRID
-        ]
+        return tuning_grid(self, "rate")
 
     def command(self, rounds: int) -> str:
         """Return the options for a horizon of `rounds`."""
@@ -56,17 +52,16 @@ class VowpalWabbit:
         ]
         names = [f"|a {row}" for row in range(stream.rows)]
         pools = stream.pool()
-        actions, propensities = np.empty(stream.rounds, np.int16), np.empty(stream.rounds)
-        uniforms = rng.random(stream.rounds)
+        trace, uniforms = Trace.blank(stream.rounds), rng.random(stream.rounds)
         for t in range(stream.rounds):
             rows = np.flatnonzero(pools[t]).tolist()
             lines = [shared[stream.index[t]], *(names[row] for row in rows)]
             p = np.asarray(workspace.predict(lines))
             p /= p.sum()
             i = min(int(np.searchsorted(np.cumsum(p), uniforms[t], side="right")), len(rows) - 1)
-            actions[t], propensities[t] = rows[i], p[i]
+            trace.actions[t], trace.propensities[t] = rows[i], p[i]
             cost = stream.realised_cost_at(t, rows[i])
             lines[i + 1] = f"{i}:{cost:.6g}:{p[i]:.8g} {names[rows[i]]}"
             workspace.learn(lines)
         workspace.finish()
-        return Trace(actions, propensities)
+        return trace
