@@ -16,6 +16,7 @@ from reproven.papers.online_l2d.learner import OnlineL2D
 from reproven.papers.online_l2d.linear_bandits import RULES, Banditron, RidgeBandit
 from reproven.papers.online_l2d.multiclass_bandits import Gaptron, Soba
 from reproven.papers.online_l2d.real_streams import specialists
+from reproven.papers.online_l2d.vowpal import VowpalWabbit
 
 ROUNDS = 800
 
@@ -175,8 +176,6 @@ def test_no_experts_is_the_bandit_multiclass_learner(stream):
 
 def test_vowpal_wabbit_plays_the_pool_and_learns():
     pytest.importorskip("vowpalwabbit")
-    from reproven.papers.online_l2d.vowpal import VowpalWabbit
-
     world = streams.varying(2000, np.random.default_rng(0))
     trace = VowpalWabbit().run(world, np.random.default_rng(0))
     assert world.pool()[np.arange(2000), trace.actions].all()
@@ -316,8 +315,17 @@ def test_bandit_multiclass_learners_learn_a_separable_stream(method):
         (lambda: ForgettingRidge("decay"), "memory 'decay'"),
         (lambda: ForgettingRidge(span=0), "span is 0"),
         (lambda: ForgettingRidge(kappa=0.0), "kappa is 0.0"),
-        (lambda: Gaptron(eta=0.0), "eta 0.0"),
-        (lambda: Soba(a=-1.0), "a -1.0"),
+        (lambda: ForgettingRidge(span=2.5), "span is 2.5"),
+        (lambda: Gaptron(eta=0.0), "eta is 0.0: give a positive"),
+        (lambda: Gaptron(kappa=-1.0), "kappa is -1.0: give a finite number >= 0"),
+        (lambda: Soba(a=-1.0), "a is -1.0"),
+        (lambda: Banditron(kappa=-1.0), "kappa is -1.0"),
+        (lambda: Banditron(kappa=float("nan")), "kappa is nan"),
+        (lambda: RidgeBandit(ridge=float("inf")), "ridge is inf"),
+        (lambda: RidgeBandit(kappa="much"), "kappa is much"),
+        (lambda: VowpalWabbit(rate=0.0), "rate is 0.0"),
+        (lambda: VowpalWabbit(kappa=-1.0), "kappa is -1.0"),
+        (lambda: batch.BatchL2D(penalty=0.0), "penalty is 0.0"),
     ],
 )
 def test_baselines_refuse_values_outside_their_range(build, message):

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit, log_expit
 
-from reproven.papers.online_l2d.learner import Trace
+from reproven.papers.online_l2d.learner import Trace, check_ranges
 from reproven.papers.online_l2d.streams import Stream
 
 
@@ -73,8 +73,7 @@ class BatchL2D:
     def __post_init__(self) -> None:
         if self.loss not in LOSSES or self.logged not in ("full", "bandit"):
             raise ValueError(f"loss {self.loss!r} and logged {self.logged!r}: use ce or ova, full or bandit")
-        if not self.penalty > 0:
-            raise ValueError(f"penalty is {self.penalty}: give a positive number")
+        check_ranges(self, positive=("penalty",))
 
     def candidates(self) -> list[BatchL2D]:
         """Grid for tuning: twelve penalties; nothing explores after the warm-up."""

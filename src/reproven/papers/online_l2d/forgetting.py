@@ -11,13 +11,14 @@ from the baseline without forgetting. What was long not played falls back to a p
 
 from __future__ import annotations
 
+import numbers
 from dataclasses import dataclass
 
 import numpy as np
 
 from reproven.harness.compiled import njit
 from reproven.papers.online_l2d.kernels import argmax_random_ties, cost_of, fill_pool, play, pool_scores
-from reproven.papers.online_l2d.learner import Trace, blocks, tuning_grid
+from reproven.papers.online_l2d.learner import Trace, blocks, check_ranges, tuning_grid
 from reproven.papers.online_l2d.streams import Stream
 
 MEMORIES = ("window", "discount")
@@ -122,12 +123,9 @@ class ForgettingRidge:
     def __post_init__(self) -> None:
         if self.memory not in MEMORIES:
             raise ValueError(f"memory {self.memory!r} is unknown: use one of {', '.join(MEMORIES)}")
-        if not (self.kappa > 0 and self.ridge > 0 and self.share > 0):
-            raise ValueError(
-                f"kappa is {self.kappa}, ridge {self.ridge} and share {self.share}: give positive numbers"
-            )
-        if self.span is not None and self.span < 1:
-            raise ValueError(f"span is {self.span}: give at least one round, or None for share * T")
+        check_ranges(self, positive=("kappa", "ridge", "share"))
+        if self.span is not None and not (isinstance(self.span, numbers.Integral) and self.span >= 1):
+            raise ValueError(f"span is {self.span}: give whole rounds, at least 1, or None for share * T")
 
     def candidates(self) -> list[ForgettingRidge]:
         """Grid for tuning: exploration times memory, as large as every other method's."""

@@ -7,7 +7,8 @@ Reconstructed from the v5 abstract of "Online Learning-to-Defer with Varying Exp
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import numbers
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
@@ -67,6 +68,17 @@ def blocks(stream: Stream, trace: Trace, rng: np.random.Generator) -> Iterator[R
         )
 
 
+def check_ranges(method: object, *, positive: Sequence[str] = (), not_negative: Sequence[str] = ()) -> None:
+    """Raise ValueError unless the fields of `method` named are finite numbers > 0, and >= 0."""
+    for name in (*positive, *not_negative):
+        value: float = getattr(method, name)
+        known = isinstance(value, numbers.Real) and 0 <= value < np.inf
+        if name in positive and not (known and value > 0):
+            raise ValueError(f"{name} is {value}: give a positive finite number")
+        if not known:
+            raise ValueError(f"{name} is {value}: give a finite number >= 0")
+
+
 def tuning_grid(method: Method, scale: str) -> list[Method]:
     """Return the method's twelve settings: four exploration constants kappa times three of its field `scale`."""
     return [
@@ -89,7 +101,8 @@ class OnlineL2D:
         W  <- Projection_{||W||_F <= radius}(W - eta_t g_t x~_t^T)
 
     with h the horizon T (``schedule="horizon"``) or t (``"anytime"``), and eta_t = B sqrt(gamma_t) / (G rho
-    sqrt(h)) (``step="theory"``), sqrt(2) B / sqrt(sum of squared gradient norms) (``"adagrad"``) or `eta`.
+    sqrt(h)) (``step="theory"``; without sqrt(gamma_t) where all costs are seen), sqrt(2) B / sqrt(sum of squared
+    gradient norms) (``"adagrad"``) or `eta` (``"constant"``).
 
     surrogate: "s_cost", "s_reward" (matches v5's bounds term by term) or "ce_reward".
     sampler: q_t is the argmax with random ties ("greedy") or "softmax".
@@ -122,12 +135,7 @@ class OnlineL2D:
         ).items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} {getattr(self, name)!r} is unknown: use one of {', '.join(known)}")
-        for name in ("radius", "eta", "ridge"):
-            if not 0 < getattr(self, name) < np.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}: give a positive finite number")
-        for name in ("kappa", "exponent"):
-            if not 0 <= getattr(self, name) < np.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}: give a finite number >= 0")
+        check_ranges(self, positive=("radius", "eta", "ridge"), not_negative=("kappa", "exponent"))
 
     def replace(self, **changes: Any) -> OnlineL2D:
         """Return a copy with some hyper-parameters changed."""

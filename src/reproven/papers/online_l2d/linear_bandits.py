@@ -19,7 +19,7 @@ from reproven.papers.online_l2d.kernels import (
     pool_scores,
     ridge_update,
 )
-from reproven.papers.online_l2d.learner import Trace, blocks, tuning_grid
+from reproven.papers.online_l2d.learner import Trace, blocks, check_ranges, tuning_grid
 from reproven.papers.online_l2d.streams import Stream
 
 EPSILON_GREEDY, UCB, THOMPSON, SQUARECB = 0, 1, 2, 3
@@ -86,8 +86,7 @@ class RidgeBandit:
     def __post_init__(self) -> None:
         if self.rule not in RULES:
             raise ValueError(f"rule {self.rule!r} is unknown: use one of {', '.join(RULES)}")
-        if not (self.kappa > 0 and self.ridge > 0):
-            raise ValueError(f"kappa is {self.kappa} and ridge {self.ridge}: give positive numbers")
+        check_ranges(self, positive=("kappa", "ridge"))
 
     def candidates(self) -> list[RidgeBandit]:
         """Grid for tuning: exploration times ridge, as large as every other method's."""
@@ -133,11 +132,14 @@ class Banditron:
 
         w_a <- w_a + x~ (1[a = a_t] r_t / p_{a_t} - 1[a = argmax])
 
-    with p the greedy mixture, gamma = min(1, kappa T^{-1/3}). Its reward is "the played action was right";
+    with p the greedy mixture, gamma = min(1, kappa T^{-1/3}), kappa >= 0. Its reward is "the played action was right";
     with experts several actions can be right at once, so the mistake-bound argument does not carry over.
     """
 
     kappa: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_ranges(self, not_negative=("kappa",))
 
     def candidates(self) -> list[Banditron]:
         """Grid for tuning: the perceptron is free of scale, so twelve exploration constants."""

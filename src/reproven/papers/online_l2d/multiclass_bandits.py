@@ -21,7 +21,7 @@ from reproven.papers.online_l2d.kernels import (
     pool_scores,
     softmax,
 )
-from reproven.papers.online_l2d.learner import Trace, blocks, tuning_grid
+from reproven.papers.online_l2d.learner import Trace, blocks, check_ranges, tuning_grid
 from reproven.papers.online_l2d.streams import Stream
 
 
@@ -67,8 +67,7 @@ class Gaptron:
     eta: float = 0.1
 
     def __post_init__(self) -> None:
-        if not (self.kappa >= 0 and self.eta > 0):
-            raise ValueError(f"kappa is {self.kappa} and eta {self.eta}: give kappa >= 0 and eta > 0")
+        check_ranges(self, positive=("eta",), not_negative=("kappa",))
 
     def candidates(self) -> list[Gaptron]:
         """Grid for tuning: exploration times step, as large as every other method's."""
@@ -153,8 +152,7 @@ class Soba:
     a: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (self.kappa >= 0 and self.a > 0):
-            raise ValueError(f"kappa is {self.kappa} and a {self.a}: give kappa >= 0 and a > 0")
+        check_ranges(self, positive=("a",), not_negative=("kappa",))
 
     def candidates(self) -> list[Soba]:
         """Grid for tuning: exploration times regularisation, as large as every other method's."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from reproven.harness.errors import require
-from reproven.papers.online_l2d.learner import Trace, tuning_grid
+from reproven.papers.online_l2d.learner import Trace, check_ranges, tuning_grid
 from reproven.papers.online_l2d.streams import Stream
 
 
@@ -17,7 +17,7 @@ class VowpalWabbit:
 
     The shared line holds x, each action line its row's name; ``--interactions sa`` gives each row its own
     linear model of the cost. exploration: "epsilon" (eps = min(1, kappa T^{-1/3})) or "squarecb" (gamma scale
-    10 kappa, 10 being its default). rate > 0: the learning rate, 0.5 by default. `Blocked` where the package
+    10 kappa, 10 being its default). kappa > 0. rate > 0: the learning rate, 0.5 by default. `Blocked` where the package
     vowpalwabbit is absent.
     """
 
@@ -28,6 +28,7 @@ class VowpalWabbit:
     def __post_init__(self) -> None:
         if self.exploration not in ("epsilon", "squarecb"):
             raise ValueError(f"exploration {self.exploration!r} is unknown: use epsilon or squarecb")
+        check_ranges(self, positive=("kappa", "rate"))
 
     def candidates(self) -> list[VowpalWabbit]:
         """Grid for tuning: exploration times learning rate, as large as every other method's."""
