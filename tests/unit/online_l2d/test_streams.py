@@ -128,7 +128,16 @@ def test_bad_features_and_streams():
     with pytest.raises(ValueError, match="stream 'statics' is unknown: use one of labels_noisy"):
         streams.synthetic("statics")
     world = streams.static(5, np.random.default_rng(0))
-    with pytest.raises(ValueError, match="disagree"):
-        streams.replace(world, index=world.index[:3])
+    for changes, message in [
+        ({"index": world.index[:3]}, "disagree"),
+        ({"label": world.label[:3]}, "disagree"),
+        ({"index": world.index + 5}, "number the 5 contexts from 0"),
+        ({"index": world.index - 5}, "number the 5 contexts from 0"),
+        ({"fee": np.zeros(2)}, "each of 3 experts"),
+        ({"fee": np.array([0.0, np.nan, 0.0])}, "fee is .*nan"),
+        ({"fee": np.array([0.0, -0.1, 0.0])}, "finite number >= 0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            streams.replace(world, **changes)
     with pytest.raises(ValueError, match="empty pool"):
         streams.replace(world, n_labels=0, available=np.zeros_like(world.available))

@@ -47,11 +47,20 @@ class Stream:
             raise ValueError("horizon is 0: a stream needs at least one round")
         if not np.isfinite(self.contexts).all():
             raise ValueError("contexts hold NaN or infinity: drop or impute those rows first")
-        if self.wrong.shape != (rounds, experts) or self.index.shape != (rounds,):
+        shapes = self.index.shape, self.label.shape, self.wrong.shape
+        if shapes != ((rounds,), (rounds,), (rounds, experts)):
             raise ValueError(
-                f"index, wrong and available disagree: {self.index.shape}, {self.wrong.shape}, "
+                f"index, label, wrong and available disagree: {', '.join(map(str, shapes))}, "
                 f"{self.available.shape}; give one row a round"
             )
+        # compiled code reads where these point, unchecked
+        if self.index.min() < 0 or self.index.max() >= len(self.contexts):
+            raise ValueError(
+                f"index runs from {self.index.min()} to {self.index.max()}: "
+                f"number the {len(self.contexts)} contexts from 0"
+            )
+        if self.fee.shape != (experts,) or not (np.isfinite(self.fee) & (self.fee >= 0)).all():
+            raise ValueError(f"fee is {self.fee}: give a finite number >= 0 for each of {experts} experts")
         if self.n_labels == 0 and not self.available.any(axis=1).all():
             raise ValueError("empty pool: without labels every round needs an available expert")
 
