@@ -72,6 +72,35 @@ def test_compiled_loop_equals_the_numpy_twin(method):
         assert trace.info["norm"] == pytest.approx(twins[seed].info["norm"], rel=1e-7, abs=1e-10)
 
 
+class LastUniform:
+    """Stands in for a generator: every uniform is the largest below 1."""
+
+    def random(self, size):
+        return np.full(size, np.nextafter(1.0, 0.0))
+
+
+def test_a_uniform_beyond_the_sum_of_p_plays_the_last_present_action():
+    # rounding leaves the sum of p below the uniform in many of these rounds, and the last rows are absent
+    stream = streams.varying(ROUNDS, np.random.default_rng(5))
+    method = OnlineL2D(sampler="softmax", radius=3.0)
+    trace = method.run(stream, LastUniform())
+    assert stream.pool()[np.arange(ROUNDS), trace.actions].all()
+    actions, _, _ = play_reference(method, stream, LastUniform())
+    (twin,) = run_seeds(method, [stream], [LastUniform()])
+    assert trace.actions.tolist() == actions == twin.actions.tolist()
+
+
+def test_the_numpy_twin_refuses_what_it_cannot_play():
+    worlds = [streams.static(9, np.random.default_rng(0))] * 2
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="1 generators for 2 streams"):
+        run_seeds(OnlineL2D(), worlds, [rng])
+    with pytest.raises(ValueError, match="'dr' has no vectorised twin"):
+        run_seeds(OnlineL2D(estimator="dr"), worlds, [rng, rng])
+    with pytest.raises(ValueError, match="streams differ"):
+        run_seeds(OnlineL2D(), [worlds[0], worlds[0].head(5)], [rng, rng])
+
+
 def test_labels_only_never_asks():
     stream = streams.varying(ROUNDS, np.random.default_rng(0))
     method = OnlineL2D(use_experts=False)

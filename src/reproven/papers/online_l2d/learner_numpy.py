@@ -20,10 +20,12 @@ def run_seeds(
     """Play S streams of equal shape side by side; equals `OnlineL2D.run` on each (importance weights only).
 
     streams: S streams with the same T, n, n_e and d; rngs: one generator each, used as `OnlineL2D.run` does.
-    Raises ValueError where shapes differ or the method is doubly robust.
+    Raises ValueError where shapes or counts differ or the method is doubly robust.
     """
     if method.estimator == "dr":
         raise ValueError("estimator 'dr' has no vectorised twin: use OnlineL2D.run")
+    if len(rngs) != len(streams):
+        raise ValueError(f"{len(rngs)} generators for {len(streams)} streams: give one each")
     if len({(s.rounds, s.n_labels, s.n_experts, s.contexts.shape[1]) for s in streams}) != 1:
         raise ValueError("streams differ in rounds, labels, experts or dimension: group them by shape first")
     first, S = streams[0], len(streams)
@@ -45,7 +47,8 @@ def run_seeds(
         gamma = min(1.0, method.kappa * h**-method.exponent)
         p, s = _distribution(method, W, x[t], pool[t], gamma, u[t, :, 0])
         below = (np.cumsum(p, axis=1) <= u[t, :, 1:]).sum(axis=1)
-        played = np.minimum(below, N - 1)
+        last = N - 1 - (p[:, ::-1] > 0).argmax(axis=1)  # where rounding leaves the sum of p just below u
+        played = np.minimum(below, last)
         actions[t], propensities[t] = played, p[seeds, played]
         c = _estimate(method, p, pool[t], cost[t], played, n)
         g = _gradient(method.surrogate, s, c, pool[t])

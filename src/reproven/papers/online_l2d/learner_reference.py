@@ -35,6 +35,7 @@ class ReferenceLearner:
         s = self.scores(x, A)
         p = self.distribution(s, u_tie)
         i = int(np.searchsorted(np.cumsum(p), u_draw, side="right"))
+        i = min(i, int(np.flatnonzero(p)[-1]))  # where rounding leaves the sum of p just below u_draw
         self.pending = (x, A, s, p, i)
         return A[i], p[i]
 
