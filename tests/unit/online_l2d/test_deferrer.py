@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import numpy as np
 import pytest
 
 from reproven.papers.online_l2d import streams
-from reproven.papers.online_l2d.deferrer import Deferrer, Feedback
+from reproven.papers.online_l2d.deferrer import LARGEST, Deferrer, Feedback
 from reproven.papers.online_l2d.learner import OnlineL2D
 
 METHODS = [
@@ -117,6 +118,7 @@ def ready(feedback="bandit", decided=False):
         (False, "bandit", lambda d: d.decide([0.0, 1.0], ["ann", "ann"]), "repeat"),
         (False, "bandit", lambda d: d.decide([0.0, 1.0], [2.5]), "neither int nor str"),
         (False, "bandit", lambda d: d.decide([0.0, np.inf], ["ann"]), "infinity"),
+        (False, "bandit", lambda d: d.decide([-1e160, 1.0], ["ann"]), "beyond 1e\\+100: scale x"),
         (False, "bandit", lambda d: d.decide(["a", 1.0], ["ann"]), "no number"),
         (False, "bandit", lambda d: d.decide([0.0, 1.0], "ann"), "available is 'ann'"),
         (False, "bandit", lambda d: d.decide([0.0, 1.0], None), "available is None"),
@@ -178,6 +180,15 @@ def test_more_experts_than_announced_are_refused():
     assert snapshot(learner) == before
 
 
+def test_the_largest_context_that_is_taken_keeps_the_learner_finite():
+    for method in METHODS:
+        learner = Deferrer(method.replace(schedule="anytime", feedback="bandit"), n_labels=2, dimension=1)
+        for x in ([LARGEST], [-LARGEST], [1.0]):
+            learner.decide(x)
+            learner.learn(Feedback(0.5))
+        assert all(np.isfinite(value).all() for value in learner.state)
+
+
 def test_full_feedback_must_be_complete():
     learner = Deferrer(OnlineL2D(feedback="full", schedule="anytime"), n_labels=0, dimension=1)
     learner.decide([1.0], ["a", "b", "c"])
@@ -190,6 +201,8 @@ def test_full_feedback_must_be_complete():
 def test_empty_pool_and_horizon_zero():
     with pytest.raises(ValueError, match="horizon is 0"):
         Deferrer(OnlineL2D(), n_labels=2, dimension=1, horizon=0)
+    with pytest.raises(ValueError, match="n_labels is 2.5 and dimension 1: give whole numbers"):
+        Deferrer(OnlineL2D(), n_labels=2.5, dimension=1, horizon=5)
     with pytest.raises(ValueError, match="horizon is 2.5"):
         Deferrer(OnlineL2D(), n_labels=2, dimension=1, horizon=2.5)
     with pytest.raises(ValueError, match="horizon is None"):
@@ -225,11 +238,16 @@ def test_a_saved_state_of_another_shape_is_refused(tmp_path):
     np.savez(tmp_path / "cut.npz", **arrays | {"state_weights": arrays["state_weights"][:-1]})
     np.savez(tmp_path / "whole.npz", **arrays | {"state_weights": np.zeros((4, 3), int)})
     np.savez(tmp_path / "row.npz", **arrays | {"pending_pool": arrays["pending_pool"] + 100})
+    np.savez(tmp_path / "never.npz", **arrays | {"pending_p": np.zeros_like(arrays["pending_p"])})
+    meta = json.loads(str(arrays["meta"])) | {"largest": None}
+    np.savez(tmp_path / "unbounded.npz", **arrays | {"meta": np.array(json.dumps(meta))})
     (tmp_path / "text.npz").write_text("not a state")
     for name, message in [
         ("cut", "shape"),
         ("whole", "weights of shape"),
         ("row", "pending decision that does not fit"),
+        ("never", "pending decision that does not fit"),
+        ("unbounded", "no usable rng or largest"),
         ("text", "not a saved learner"),
         ("absent", "not a saved learner"),
     ]:

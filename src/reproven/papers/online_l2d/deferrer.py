@@ -21,6 +21,7 @@ from reproven.papers.online_l2d.kernels import Spec, State
 from reproven.papers.online_l2d.learner import OnlineL2D
 
 ExpertId = int | str
+LARGEST = 1e100  # of a context's numbers: beyond, squares of gradients overflow
 
 
 class Action(NamedTuple):
@@ -88,8 +89,11 @@ class Deferrer:
         n_experts: int | None = None,
         seed: int = 0,
     ) -> None:
-        if n_labels < 0 or dimension < 1:
-            raise ValueError(f"n_labels is {n_labels} and dimension {dimension}: give at least 0 and 1")
+        whole = isinstance(n_labels, numbers.Integral) and isinstance(dimension, numbers.Integral)
+        if not whole or n_labels < 0 or dimension < 1:
+            raise ValueError(
+                f"n_labels is {n_labels} and dimension {dimension}: give whole numbers, at least 0 and 1"
+            )
         if rho is not None and not 0 < rho < np.inf:
             raise ValueError(f"rho is {rho}: give a positive bound on the length of (x, 1), or None")
         if n_experts is not None and n_experts < 0:
@@ -202,10 +206,11 @@ class Deferrer:
         rng = np.random.default_rng()
         try:
             rng.bit_generator.state = meta["rng"]
+            largest = float(meta["largest"])
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"saved state in {path} has no usable generator: save it again") from error
+            raise ValueError(f"saved state in {path} has no usable rng or largest: save it again") from error
         self.experts = {name: self.n_labels + i for i, name in enumerate(meta["experts"])}
-        self.state, self.rng, self._pending, self._largest = state, rng, pending, float(meta["largest"])
+        self.state, self.rng, self._pending, self._largest = state, rng, pending, largest
 
     def _shape(self) -> dict[str, Any]:
         return {
@@ -234,6 +239,8 @@ class Deferrer:
             raise ValueError(f"context has length {len(context) - 1}: give {self.dimension} numbers")
         if not np.isfinite(context).all():
             raise ValueError("context holds NaN or infinity: impute it before deciding")
+        if np.abs(context).max() > LARGEST:
+            raise ValueError(f"context holds a number beyond {LARGEST:g}: scale x")
         if self.rho is not None and np.sqrt(context @ context) > self.rho * (1 + 1e-12):
             raise ValueError(f"context (x, 1) is longer than rho={self.rho}: scale x or raise rho")
         return context
@@ -328,6 +335,7 @@ def _pending(
         and 0 <= int(played) < k
         and pool.min() >= 0
         and pool.max() < rows
+        and p[int(played)] > 0
     )
     if not sound:
         raise ValueError(f"saved state in {path} has a pending decision that does not fit: save it again")
