@@ -145,8 +145,9 @@ def test_frozen_batch_learner_never_asks_whom_it_never_saw(logged, stream):
     seen = stream.pool()[:60].any(axis=0)
     assert seen[trace.actions].all()
     assert stream.pool()[np.arange(ROUNDS), trace.actions].all()
-    with pytest.raises(ValueError, match="warm_up of the stream is 0"):
-        batch.BatchL2D().run(stream, np.random.default_rng(0))
+    for warm_up in (0, ROUNDS, ROUNDS + 1):
+        with pytest.raises(ValueError, match=f"warm_up of the stream is {warm_up}: .* 1 to {ROUNDS - 1}"):
+            batch.BatchL2D().run(replace(stream, warm_up=warm_up), np.random.default_rng(0))
 
 
 def test_controls(stream):

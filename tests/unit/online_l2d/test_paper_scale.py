@@ -112,6 +112,16 @@ def test_votes_of_another_shape_are_refused(cache):
         paper_scale.with_votes(images)
 
 
+@pytest.mark.parametrize("bad", [-1.0, np.nan, 0.0])
+def test_votes_that_are_no_counts_are_refused(cache, bad):
+    images, votes = tiny_cifar()
+    votes = votes.astype(float)
+    votes[3] = bad
+    place_votes(cache, votes)
+    with pytest.raises(ValueError, match=r"cifar10h-counts.npy holds what is no count"):
+        paper_scale.with_votes(images)
+
+
 def test_covertype_experiment(cache):
     rng = np.random.default_rng(0)
     rows = np.column_stack([rng.normal(size=(300, 54)).round(3), 1 + np.arange(300) % 7])

@@ -80,7 +80,7 @@ def test_regret_and_costs_of_a_hand_made_stream():
     np.testing.assert_allclose(singles, world.realised_cost(actions), rtol=1e-12)
 
 
-@pytest.mark.parametrize(("n", "experts"), [(2, 4), (10, 6), (6, 6), (26, 6)])
+@pytest.mark.parametrize(("n", "experts"), [(2, 4), (3, 6), (10, 6), (6, 6), (26, 6)])
 def test_specialists_on_features(n, experts):
     rng = np.random.default_rng(n)
     y = np.arange(600) % n
@@ -125,6 +125,10 @@ def test_bad_features_and_streams():
         specialists(np.full((9, 3), np.nan), np.arange(9) % 3, 400, np.random.default_rng(0), components=2)
     with pytest.raises(ValueError, match="single class"):
         specialists(np.eye(9), np.zeros(9, int), 400, np.random.default_rng(0), components=2)
+    with pytest.raises(ValueError, match="components is 1: with two classes"):
+        specialists(np.eye(9), np.arange(9) % 2, 400, np.random.default_rng(0), components=1)
+    with pytest.raises(ValueError, match="components is 0, the features have rank 8: ask for 1 to 8"):
+        specialists(np.eye(9), np.arange(9) % 3, 400, np.random.default_rng(0), components=0)
     with pytest.raises(ValueError, match="stream 'statics' is unknown: use one of labels_noisy"):
         streams.synthetic("statics")
     world = streams.static(5, np.random.default_rng(0))

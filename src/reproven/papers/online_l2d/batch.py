@@ -80,10 +80,12 @@ class BatchL2D:
         return [replace(self, penalty=self.penalty * 3.0**i) for i in range(-8, 4)]
 
     def run(self, stream: Stream, rng: np.random.Generator) -> Trace:
-        """Play the whole stream; it must declare a warm-up of at least one round."""
+        """Play the whole stream; it must declare a warm-up of at least one round and be longer than that."""
         m = stream.warm_up
-        if m < 1:
-            raise ValueError(f"warm_up of the stream is {m}: a batch learner needs rounds to train on")
+        if not 1 <= m < stream.rounds:
+            raise ValueError(
+                f"warm_up of the stream is {m}: a batch learner trains on 1 to {stream.rounds - 1} of its rounds"
+            )
         pool, x = stream.pool(), stream.augmented()
         count = pool[:m].sum(axis=1)
         rank = (rng.random(m) * count).astype(int)

@@ -67,8 +67,10 @@ def with_votes(test: Any) -> HumanVotes:
     """CIFAR-10's test images, an image set, with the votes of CIFAR-10H (Peterson et al. 2019), in its order."""
     path = _placed("cifar10h", VOTES, "github.com/jcpeterson/cifar-10h, folder data")
     votes, expected = np.load(path, allow_pickle=False), (len(test.targets), len(test.classes))
-    if votes.shape != expected or (votes < 0).any() or (votes.sum(axis=1) < 1).any():
+    if votes.shape != expected:
         raise ValueError(f"{path} has shape {votes.shape}, expected {expected} counts: fetch it again")
+    if not ((votes >= 0) & np.isfinite(votes)).all() or (votes.sum(axis=1) < 1).any():
+        raise ValueError(f"{path} holds what is no count, or an image without votes: fetch it again")
     grey = np.asarray(test.data, float).mean(axis=-1) / test.peak
     return HumanVotes(grey, np.asarray(test.targets), votes)
 

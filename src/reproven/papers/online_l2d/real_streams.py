@@ -1,7 +1,7 @@
 """Streams on real features: simulated regional specialists with fees, who arrive, leave, and go on and off.
 
-Half of the problem is hard on purpose. With more than two classes the upper half of them is hard: there the
-label is, by a hidden coin, the row's class or the next hard class in a cycle. With two classes the rows
+Half of the problem is hard on purpose. With more than two classes the upper half of them (of three, two) is hard:
+there the label is, by a hidden coin, the row's class or the next hard class in a cycle. With two classes the rows
 beyond the median of the first component are hard: there the hidden coin decides between the two labels. So
 no classifier beats one half on hard rows, and the specialists, who know the coin, carry what x does not.
 """
@@ -76,8 +76,8 @@ def whitened(x: np.ndarray, components: int) -> np.ndarray:
     """Leading principal components, each of variance 1, all scaled to mean norm 1: (M, components)."""
     u, s, _ = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
     rank = int((s > s[0] * 1e-9).sum())
-    if components > rank:
-        raise ValueError(f"components is {components}, the features have rank {rank}: ask for fewer")
+    if not 1 <= components <= rank:
+        raise ValueError(f"components is {components}, the features have rank {rank}: ask for 1 to {rank}")
     z = u[:, :components]
     return z / np.linalg.norm(z, axis=1).mean()
 
@@ -86,7 +86,7 @@ def _hidden_coin(z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
     """Hard rows (M,); the two labels of each row's coin (M, 2); each expert's region by row and side."""
     n = int(y.max()) + 1
     if n > 2:
-        classes = np.arange(n - n // 2, n)
+        classes = np.arange(n - max(2, n // 2), n)
         hard = y >= classes[0]
         after = np.where(hard, classes[0] + (y + 1 - classes[0]) % len(classes), y)
         coin = np.column_stack([y, after])
@@ -132,6 +132,10 @@ def specialists(
         raise ValueError("features hold NaN or infinity: drop or impute those rows first")
     if len(np.unique(y)) < 2:
         raise ValueError("y holds a single class: there is nothing to decide")
+    if y.max() == 1 and components < 2:
+        raise ValueError(
+            f"components is {components}: with two classes the second sets regions, keep 2 or more"
+        )
     z = whitened(x, components)
     hard, coin, regions = _hidden_coin(z, y)
     n, experts = int(y.max()) + 1, regions.shape[2]
