@@ -17,9 +17,9 @@ class Control:
     """A policy that learns nothing.
 
     "random": uniform over A_t; "random_expert": uniform over the available experts (labels where none is);
-    "best_expert": the single expert of least total expected cost in hindsight, where absent the best of the
-    experts present, where none is the best label; "oracle": the available row of least conditional cost.
-    The last two know the stream's expected costs.
+    "best_expert": the expert of least mean expected cost, in hindsight, over the rounds in which it is there; where
+    absent the next best of the experts, where none is there the best label; "oracle": the available row of least
+    conditional cost. The last two know the stream's expected costs.
     """
 
     policy: str = "random"

@@ -14,14 +14,13 @@ from scipy import stats
 
 from reproven.papers.online_l2d.claims import bootstrap_exponent
 
-STYLES = list(itertools.product(("-", "--", ":", "-."), ("o", "s", "^", "D", "v")))
 SAMPLES = ("seed", "replicate")
 
 
 def _style(i: int) -> dict[str, object]:
     """Line style, marker and a dark-to-light colour that stay apart in greyscale."""
-    dash, _ = STYLES[(i * 5) % 20]
-    marker = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")[i % 10]
+    dash = ("-", "--", ":", "-.")[i % 4]
+    marker = "os^DvPX<>*"[i % 10]
     return {"linestyle": dash, "marker": marker, "color": plt.cm.viridis((i % 7) / 7.5), "markersize": 4}
 
 

@@ -1,4 +1,4 @@
-"""Online learning-to-defer on many seeds at once in NumPy: the compiled loop's twin, and its fallback.
+"""Online learning-to-defer on many seeds at once in NumPy: the compiled loop's twin, which needs no Numba.
 
 Arrays carry a leading seed axis S; absent actions are masked, not gathered, so that all seeds take one step
 together. About 100 microseconds a round for any S up to a few hundred.

@@ -142,7 +142,7 @@ class Soba:
 
         after a reward r:  g = (r / p) (e_rival - e_played) x~,  rival the best other row,  z = sqrt(p) g
                            m = (<w, z>^2 + 2 <w, g>) / (1 + z^T A^{-1} z)
-        if m + (sum of earlier m) >= 0:  A <- A + z z^T,  theta <- theta - g,  w = A^{-1} theta
+        if m + (sum of m over earlier updates) >= 0:  A <- A + z z^T,  theta <- theta - g,  w = A^{-1} theta
 
     from A = a I, with p the greedy mixture, gamma = min(1, kappa T^{-1/2}). kappa >= 0; a > 0. O((N d)^2) a rewarded
     round: for tens of rows and features. Source: ICML 2017, algorithm 1.
