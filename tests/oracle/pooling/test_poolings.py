@@ -208,3 +208,41 @@ def test_long_rows_take_the_fast_path_to_the_same_place(pooling):
     for m in (mask, mask.flip(1), holes):
         wanted = torch.stack([pooling(row[keep][None])[0] for row, keep in zip(z, m)])
         torch.testing.assert_close(pooling(z, m), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("holes", [False, True])
+def test_tokens_beyond_the_cache_are_reduced_in_one_pass_to_what_torch_gives(monkeypatch, dtype, holes):
+    g = torch.Generator().manual_seed(0)
+    z = torch.randn(5, 30, 17, generator=g, dtype=torch.float64).to(dtype)
+    z[1, 2, 3], z[2, 4, 5], z[3, :, 6] = torch.nan, torch.inf, -torch.inf
+    mask = torch.rand(5, 30, generator=g) > 0.4 if holes else None
+    real = torch.ones(5, 30, dtype=torch.bool) if mask is None else mask
+    real[:, 2:5] = True
+    monkeypatch.setattr(fixed, "CACHE", 1)
+    torch.testing.assert_close(
+        fixed.Max()(z, mask),
+        z.masked_fill(~real[..., None], -torch.inf).amax(1),
+        rtol=0,
+        atol=0,
+        equal_nan=True,
+    )
+    torch.testing.assert_close(
+        fixed.Sum()(z, mask), z.masked_fill(~real[..., None], 0).sum(1), equal_nan=True,
+        **({"rtol": 0.02, "atol": 0.05} if dtype == torch.bfloat16 else {}),
+    )  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop", "ignore:Sparse CSR tensor support")
+@pytest.mark.parametrize("pooling", [fixed.Max(), fixed.Sum()], ids=name)
+def test_gradients_and_transforms_see_tokens_beyond_the_cache_too(monkeypatch, pooling):
+    monkeypatch.setattr(fixed, "CACHE", 1)
+    z = torch.randn(3, 4, 6, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    torch.testing.assert_close(torch.func.vmap(pooling)(z), torch.stack([pooling(part) for part in z]))
+    ours = torch.func.grad(lambda t: pooling(t).square().sum())(z[0])
+    leaf = z[0].clone().requires_grad_()
+    pooling(leaf).square().sum().backward()
+    plain = z[0].clone().requires_grad_()
+    (plain.amax(1) if isinstance(pooling, fixed.Max) else plain.sum(1)).square().sum().backward()
+    torch.testing.assert_close(ours, plain.grad)
+    torch.testing.assert_close(leaf.grad, plain.grad)

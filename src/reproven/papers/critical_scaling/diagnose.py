@@ -30,6 +30,7 @@ from reproven.papers.critical_scaling.rules import Calibration
 MODES = ("prefix", "subsample")
 SINKS = ("all", "no_first")  # which keys count
 BAND = 8  # rows of length n have more than n - n / BAND keys, and at most n
+TOGETHER = 32  # rows reduced at a time: all are as wide as the longest of them, so few waste little
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,12 @@ class Recorder:
         self.causal |= call.causal
         for group, rows in enumerate(self.positions):
             keys = self.subsets[group] if self.subsets else None
-            reach = int(call.reach_of(rows).max()) if keys is None else keys
-            for name, stats in _reduce(call.logits(rows, reach), self.sinks).items():
-                self.found[call.layer, group, name] = stats
+            parts = []
+            for some in rows.split(TOGETHER):
+                reach = int(call.reach_of(some).max()) if keys is None else keys
+                parts.append(_reduce(call.logits(some, reach), self.sinks))
+            for name in self.sinks:
+                self.found[call.layer, group, name] = _joined([part[name] for part in parts], axis=1)
 
     def layers(self) -> int:
         """Return how many layers were heard."""
@@ -188,10 +192,13 @@ def _document(
         recorder = Recorder([_anywhere(n, rows, rng)], sinks=sinks)
         _pass(model, ids[:n], recorder)
         parts.append(_gathered(recorder, 1, sinks))
-    return {
-        name: RowStats(*(np.concatenate(c) for c in zip(*(vars(p[name]).values() for p in parts))))
-        for name in sinks
-    }
+    return {name: _joined([part[name] for part in parts], axis=0) for name in sinks}
+
+
+def _joined(parts: Sequence[RowStats], axis: int) -> RowStats:
+    if len(parts) == 1:
+        return parts[0]
+    return RowStats(*(np.concatenate(column, axis) for column in zip(*(vars(p).values() for p in parts))))
 
 
 def _pass(model: nn.Module, ids: Tensor, recorder: Recorder) -> None:

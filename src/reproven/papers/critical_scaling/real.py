@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from reproven.data.hub import revision
 from reproven.data.reference_texts import python_reference
 from reproven.harness.context import Context
 from reproven.harness.errors import Blocked, UserError
@@ -174,10 +175,12 @@ def hub_model(repository: str, device: str) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(repository, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(repository, local_files_only=True, dtype=torch.float32)
+        pin: dict[str, Any] = {"revision": revision(repository), "local_files_only": True}
+        tokenizer = AutoTokenizer.from_pretrained(repository, **pin)
+        model = AutoModelForCausalLM.from_pretrained(repository, dtype=torch.float32, **pin)
     except (OSError, ValueError) as error:
-        remedy = f"huggingface-cli download {repository}, then run again"
+        at = f" --revision {revision(repository)}" if revision(repository) else ""
+        remedy = f"huggingface-cli download {repository}{at}, then run again"
         raise Blocked(
             f"model {repository!r} is not in the local hub cache ({type(error).__name__}): {remedy}"
         ) from None
@@ -206,10 +209,12 @@ def _hub_texts(corpus: str) -> Any:
     import datasets
 
     try:
-        loaded = datasets.load_dataset(corpus, split="train", download_mode="reuse_cache_if_exists")
+        loaded = datasets.load_dataset(
+            corpus, split="train", revision=revision(corpus), download_mode="reuse_cache_if_exists"
+        )
     except Exception as error:  # the package raises what its loaders raise
         raise Blocked(
             f"corpus {corpus!r} is not in the local hub cache ({type(error).__name__}): load it once with "
-            "datasets.load_dataset, or name a folder of .txt files instead"
+            f"datasets.load_dataset(..., revision={revision(corpus)!r}), or name a folder of .txt files instead"
         ) from None
     return (row["text"] for row in loaded)

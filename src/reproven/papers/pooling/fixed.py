@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,10 @@ from torch import Tensor
 from reproven.papers.pooling.base import Parameters, Pooling, _norm, lengths, ranks
 
 FLOOR = 1e-6  # GeM clamps powers here, as its authors do
+CACHE = 1 << 22  # numbers; more do not stay in a processor's cache, and memory is what takes the time
+
+# Said once a process about a type that never leaves this module.
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
 
 
 @dataclass(frozen=True)
@@ -26,40 +31,43 @@ class Fixed(Pooling):
 
 
 def total(tokens: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the sum over real tokens, (batch, d), reading every real token once and no padding where possible."""
+    """Return the sum over real tokens, (batch, d)."""
+    if _plain(tokens) and tokens.numel() >= CACHE:
+        return _one_pass(tokens, mask, "sum")
     if mask is None:
         return tokens.sum(dim=1)
-    if _spans_pay(tokens):
-        parts = [tokens[i, a:b].sum(dim=0) for i, (a, b) in enumerate(spans(mask) or [])]
-        if parts:
-            return torch.stack(parts)
     return (mask.to(tokens.dtype)[:, None, :] @ tokens)[:, 0]
-
-
-def spans(mask: Tensor) -> list[tuple[int, int]] | None:
-    """Return [first, end) of the real tokens of every row, or None where some row has holes."""
-    first = mask.int().argmax(dim=1)
-    count = mask.sum(dim=1)
-    end = mask.shape[1] - mask.flip(1).int().argmax(dim=1)
-    if not bool((end - first == count).all()):
-        return None
-    return list(zip(first.tolist(), end.tolist()))
-
-
-def _spans_pay(tokens: Tensor) -> bool:
-    """Rows one by one cost a call each: worth it on a CPU where rows are long, and padding is not read at all."""
-    return tokens.device.type == "cpu" and tokens.shape[1] * tokens.shape[2] >= 1 << 15
 
 
 def extreme(tokens: Tensor, mask: Tensor | None) -> Tensor:
     """Return the largest value of each channel over real tokens, (batch, d)."""
+    if _plain(tokens) and (mask is not None or tokens.numel() >= CACHE):
+        return _one_pass(tokens, mask, "amax")
     if mask is None:
         return tokens.amax(dim=1)
-    if _spans_pay(tokens):
-        parts = [tokens[i, a:b].amax(dim=0) for i, (a, b) in enumerate(spans(mask) or [])]
-        if parts:
-            return torch.stack(parts)
     return tokens.masked_fill(~mask[..., None], -torch.inf).amax(dim=1)
+
+
+def _plain(tokens: Tensor) -> bool:
+    """Tell whether `_one_pass` may take these: on a processor, no gradient wanted."""
+    return tokens.device.type == "cpu" and not (tokens.requires_grad and torch.is_grad_enabled())
+
+
+def _one_pass(tokens: Tensor, mask: Tensor | None, reduce: str) -> Tensor:
+    """Reduce over real tokens as they lie in memory, (batch, d): each is read once, padding is not read.
+
+    A sparse matrix of ones, a row for each input, times all tokens as (batch n, d). torch's own reduction over the
+    middle axis reads narrow columns instead, at a third of the memory's speed for ``amax``.
+    """
+    batch, n, d = tokens.shape
+    if mask is None:
+        ends, chosen = torch.arange(0, batch * n + 1, n), torch.arange(batch * n)
+    else:
+        ends = torch.nn.functional.pad(mask.sum(dim=1).cumsum(dim=0), (1, 0))
+        chosen = mask.reshape(-1).nonzero()[:, 0]
+    ones = torch.ones(len(chosen), dtype=tokens.dtype)
+    rows = torch.sparse_csr_tensor(ends, chosen, ones, (batch, batch * n), check_invariants=False)
+    return torch.sparse.mm(rows, tokens.reshape(batch * n, d), reduce)
 
 
 def _selection(n: int, d: int, norm: str) -> float:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from reproven.data import provider
+from reproven.data.hub import revision
 from reproven.harness.context import Context
 from reproven.harness.errors import Blocked, require
 from reproven.papers.pooling.features import Tokens, dense, encode_texts, stored, token_ids
@@ -24,8 +25,11 @@ from reproven.papers.pooling.pairs import PairTask, fit_fixed_pairs, fit_learned
 from reproven.papers.pooling.probes import Task, draw_seeds, fit_fixed, fit_learned, pooled
 from reproven.papers.pooling.sensitive import LOSSES
 
-# The paper names no checkpoints; these are the public ones of its names (dossier section 7).
-TIMM = {"vit_small": "vit_small_patch16_224", "vit_base": "vit_base_patch16_224"}
+# The paper names no checkpoints; these are the public ones of its names (dossier section 7), timm's by its defaults.
+TIMM = {
+    "vit_small": "timm/vit_small_patch16_224.augreg_in21k_ft_in1k",
+    "vit_base": "timm/vit_base_patch16_224.augreg2_in21k_ft_in1k",
+}
 HUGGING_FACE = {
     "bert": "google-bert/bert-base-uncased",
     "qwen2_5": "Qwen/Qwen2.5-7B",
@@ -150,10 +154,10 @@ def vit(backbone: str) -> tuple[Any, Callable[[Any], Tensor]]:
     import timm
 
     try:
-        model = timm.create_model(TIMM[backbone], pretrained=True)
+        model = timm.create_model(f"hf-hub:{TIMM[backbone]}@{revision(TIMM[backbone])}", pretrained=True)
     except Exception as error:  # the hub raises many kinds where it is offline
         raise Blocked(
-            f"weights of timm's {TIMM[backbone]} are not in the local Hugging Face cache ({type(error).__name__}):"
+            f"weights of {_pinned(TIMM[backbone])} are not in the local Hugging Face cache ({type(error).__name__}):"
             " fetch them there first"
         ) from None
     data = timm.data.resolve_data_config({}, model=model)
@@ -307,14 +311,20 @@ def sts_pairs(data: Any) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray,
     )
 
 
+def _pinned(name: str) -> str:
+    """Return a repository's name as it is to be fetched."""
+    return f"{name}@{revision(name)}"
+
+
 def _hub_data(name: str, config: str | None) -> Any:
     import datasets
 
     try:
-        return datasets.load_dataset(name, config) if config else datasets.load_dataset(name)
+        return datasets.load_dataset(name, config, revision=revision(name))
     except Exception as error:  # the hub raises many kinds where it is offline
         raise Blocked(
-            f"data set {name} is not in the local Hugging Face cache ({type(error).__name__}): fetch it there first"
+            f"data set {_pinned(name)} is not in the local Hugging Face cache ({type(error).__name__}):"
+            " fetch it there first"
         ) from None
 
 
@@ -326,16 +336,23 @@ def _text_tokens(backbone: str, task: str, texts: Sequence[str], max_tokens: int
     if name is None:
         raise Blocked(f"no public checkpoint is known for the backbone {backbone!r}")
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name, local_files_only=True)
-        model = transformers.AutoModel.from_pretrained(name, local_files_only=True)
+        pin = {"revision": revision(name), "local_files_only": True}
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **pin)
+        model = transformers.AutoModel.from_pretrained(name, **pin)
     except Exception as error:  # the hub raises many kinds where it is offline
         raise Blocked(
-            f"model {name} is not in the local Hugging Face cache ({type(error).__name__}): fetch it there first"
+            f"model {_pinned(name)} is not in the local Hugging Face cache ({type(error).__name__}):"
+            " fetch it there first"
         ) from None
-    revision = str(getattr(model.config, "_commit_hash", None))
     token_ids(tokenizer, texts[:1], max_tokens)
     return stored(
-        {"backbone": name, "revision": revision, "task": task, "texts": len(texts), "max_tokens": max_tokens},
+        {
+            "backbone": name,
+            "revision": revision(name),
+            "task": task,
+            "texts": len(texts),
+            "max_tokens": max_tokens,
+        },
         lambda: encode_texts(model, tokenizer, texts, max_tokens=max_tokens),
     )[0]
 
@@ -390,14 +407,14 @@ def moment(backbone: str) -> Callable[[Tensor, Tensor], Tensor]:
         from momentfm import MOMENTPipeline
     except ImportError:
         raise Blocked("package 'momentfm' is not installed; it is no part of this project's extras") from None
-    size = backbone.removeprefix("moment_")
+    name = f"AutonLab/MOMENT-1-{backbone.removeprefix('moment_')}"
     try:
         model = MOMENTPipeline.from_pretrained(
-            f"AutonLab/MOMENT-1-{size}", model_kwargs={"task_name": "embedding"}, local_files_only=True
+            name, revision=revision(name), model_kwargs={"task_name": "embedding"}, local_files_only=True
         )
     except Exception as error:  # the hub raises many kinds where it is offline
         raise Blocked(
-            f"AutonLab/MOMENT-1-{size} is not in the local Hugging Face cache ({type(error).__name__}): fetch it first"
+            f"{_pinned(name)} is not in the local Hugging Face cache ({type(error).__name__}): fetch it there first"
         ) from None
     model.init()
 
