@@ -382,7 +382,8 @@ def pixel_nulls(data: pd.DataFrame) -> Figure:
         axis.set_xticks(range(len(detectors)), detectors)
         axis.set_title(f"p-values: {kind.replace('_', ' ')}", fontsize=9)
     axes[0][0].set_ylabel("share of normal pixels with p <= 0.05")
-    axes[0][-1].legend(fontsize=8)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=8)
     fig.suptitle(
         "Normal pixels beside a defect are not exchangeable; bars: 95 % intervals over fits", fontsize=10
     )

@@ -53,10 +53,13 @@ def minority_against_size(data: pd.DataFrame, released: bool = True) -> Figure:
     cells = list(_cells(rows, ["method", "family", "features"]))
     figure, axes = _grid(len(cells), columns=3)
     for axis, ((method, family, features), cell) in zip(axes, cells, strict=False):
-        for k, (depth, curve) in enumerate(cell.groupby("depth")):
+        for depth, curve in cell.groupby("depth"):
+            k = int(depth) - 1  # one look for each depth, whichever of them a panel has
             x, mean, low, high = _mean_band(curve, "model")
-            shade: Any = {"color": str(0.55 * k / 2)}
+            shade: Any = {"color": str(0.55 * min(k, 2) / 2)}
             axis.plot(x, mean, ls=LINES[k % 4], marker=MARKERS[k % 8], ms=4, label=f"T = {depth:g}", **shade)
+            if len(x) == 1:  # a band of one size has no width
+                axis.vlines(x, np.maximum(low, 0), high, **shade)
             axis.fill_between(x, np.maximum(low, 0), high, alpha=0.12, lw=0, **shade)
             if not released:
                 continue
