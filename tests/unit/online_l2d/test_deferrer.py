@@ -213,6 +213,22 @@ def test_empty_pool_and_horizon_zero():
         streams.static(0, np.random.default_rng(0))
 
 
+def test_a_save_that_fails_leaves_the_earlier_state_and_nothing_beside_it(tmp_path, monkeypatch):
+    learner, path = ready(decided=True), tmp_path / "state.npz"
+    learner.save(path)
+    before = path.read_bytes()
+
+    def full(file, **arrays):
+        file.write(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="No space"):
+        learner.save(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["state.npz"]
+    assert path.read_bytes() == before
+
+
 def test_a_saved_state_of_another_shape_is_refused(tmp_path):
     learner = ready(decided=True)
     learner.save(tmp_path / "state.npz")
@@ -264,6 +280,7 @@ def test_a_saved_state_of_another_shape_is_refused(tmp_path):
         ({"surrogate": "hinge"}, "surrogate 'hinge'"),
         ({"radius": 0.0}, "radius is 0.0"),
         ({"kappa": -1.0}, "kappa is -1.0"),
+        ({"kappa": 0.0, "step": "theory"}, "kappa 0 with step 'theory' and bandit feedback"),
         ({"eta": float("nan")}, "eta is nan"),
         ({"ridge": -1.0}, "ridge is -1.0"),
         ({"feedback": "none"}, "feedback 'none'"),

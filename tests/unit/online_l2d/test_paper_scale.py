@@ -54,6 +54,25 @@ def test_covertype_of_another_shape_is_refused(cache):
         paper_scale.covertype_rows()
 
 
+@pytest.mark.parametrize(
+    "content", [b"no archive", gzip.compress(b"1,2,x\n"), gzip.compress(b"1,2\n" * 999)[:20]]
+)
+def test_a_damaged_covertype_is_named(cache, content):
+    path = cache / "covertype" / "covtype.data.gz"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"covtype.data.gz is damaged.*fetch it again"):
+        paper_scale.covertype_rows()
+
+
+def test_damaged_votes_are_named(cache):
+    images, _ = tiny_cifar()
+    (cache / "cifar10h").mkdir()
+    (cache / "cifar10h" / paper_scale.VOTES).write_bytes(b"no array")
+    with pytest.raises(ValueError, match=r"cifar10h-counts.npy is damaged.*fetch it again"):
+        paper_scale.with_votes(images)
+
+
 def people(m=200):
     rng = np.random.default_rng(0)
     classes = np.arange(m) % 10

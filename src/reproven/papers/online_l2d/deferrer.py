@@ -175,9 +175,12 @@ class Deferrer:
         }
         target = Path(path)
         partial = target.with_name(target.name + ".partial")
-        with partial.open("wb") as file:
-            np.savez(file, allow_pickle=False, meta=np.array(json.dumps(meta)), **arrays)
-        os.replace(partial, target)
+        try:
+            with partial.open("wb") as file:
+                np.savez(file, allow_pickle=False, meta=np.array(json.dumps(meta)), **arrays)
+            os.replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
 
     def load(self, path: str | Path) -> None:
         """Continue exactly from a saved state; it must come from a learner built with the same arguments."""

@@ -136,6 +136,11 @@ class OnlineL2D:
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} {getattr(self, name)!r} is unknown: use one of {', '.join(known)}")
         check_ranges(self, positive=("radius", "eta", "ridge"), not_negative=("kappa", "exponent"))
+        if self.step == "theory" and self.feedback != "full" and self.kappa == 0:
+            raise ValueError(
+                f"kappa 0 with step 'theory' and {self.feedback} feedback: that step is in proportion to the square"
+                " root of the exploration and never learns; use kappa > 0, or step='adagrad'"
+            )
 
     def replace(self, **changes: Any) -> OnlineL2D:
         """Return a copy with some hyper-parameters changed."""

@@ -6,6 +6,7 @@ Neither ships in a package. The files are placed by hand in the data cache; with
 from __future__ import annotations
 
 import gzip
+import zlib
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -54,8 +55,11 @@ def _placed(folder: str, name: str, source: str) -> Path:
 def covertype_rows() -> tuple[np.ndarray, np.ndarray]:
     """Covertype: 581,012 rows, 54 features scaled to unit variance, 7 classes."""
     path = _placed("covertype", COVERTYPE, "UCI repository, Covertype")
-    with gzip.open(path, "rt") as file:
-        rows = np.loadtxt(file, delimiter=",", dtype=np.float64, ndmin=2)
+    try:
+        with gzip.open(path, "rt") as file:
+            rows = np.loadtxt(file, delimiter=",", dtype=np.float64, ndmin=2)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise ValueError(f"{path} is damaged ({error}): fetch it again") from None
     if rows.shape[1] != COLUMNS + 1 or not np.isfinite(rows).all():
         raise ValueError(f"{path} has {rows.shape[1]} columns, expected {COLUMNS + 1} finite: fetch it again")
     x, y = rows[:, :-1], np.unique(rows[:, -1], return_inverse=True)[1]
@@ -66,7 +70,11 @@ def covertype_rows() -> tuple[np.ndarray, np.ndarray]:
 def with_votes(test: Any) -> HumanVotes:
     """CIFAR-10's test images, an image set, with the votes of CIFAR-10H (Peterson et al. 2019), in its order."""
     path = _placed("cifar10h", VOTES, "github.com/jcpeterson/cifar-10h, folder data")
-    votes, expected = np.load(path, allow_pickle=False), (len(test.targets), len(test.classes))
+    try:
+        votes = np.load(path, allow_pickle=False)
+    except (OSError, EOFError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}): fetch it again") from None
+    expected = (len(test.targets), len(test.classes))
     if votes.shape != expected:
         raise ValueError(f"{path} has shape {votes.shape}, expected {expected} counts: fetch it again")
     if not ((votes >= 0) & np.isfinite(votes)).all() or (votes.sum(axis=1) < 1).any():
