@@ -7,6 +7,7 @@ alone, and would go on running old code of what the function calls in another fi
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable
@@ -40,11 +41,16 @@ def inlined(function: Callable[..., Any]) -> Any:
 def _compiled(function: Callable[..., Any], **options: Any) -> Any:
     if numba is None:
         return function
+    folder = compiled_folder(Path(function.__code__.co_filename).parent)
+    with contextlib.suppress(OSError):  # where nothing can be written, every process compiles for itself
+        folder.mkdir(parents=True, exist_ok=True)
     settings: Any = numba.config
     before = settings.CACHE_DIR
-    settings.CACHE_DIR = str(compiled_folder(Path(function.__code__.co_filename).parent))
+    settings.CACHE_DIR = str(folder)
     try:
-        return numba.njit(cache=True, error_model="numpy", nogil=True, **options)(function)
+        return numba.njit(cache=os.access(folder, os.W_OK), error_model="numpy", nogil=True, **options)(
+            function
+        )
     finally:
         settings.CACHE_DIR = before
 
