@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,42 @@ def test_every_repository_of_the_paper_tiers_is_pinned():
     }
     assert named - set(REVISIONS) == UNPINNED
     assert revision("EleutherAI/proof-pile-2") is None
+
+
+@pytest.mark.parametrize("task", ["stsb", "banking77", "tweet"])
+def test_data_sets_are_asked_for_at_their_revision(monkeypatch, task):
+    import datasets
+
+    asked = []
+
+    def refuse(name, config=None, *, revision):
+        asked.append((name, revision))
+        raise ConnectionError("offline")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(Blocked, match="@[0-9a-f]{40} is not in the local Hugging Face cache"):
+        paper_scale.text_task("bert", task, 8)
+    ((name, found),) = asked
+    assert found == REVISIONS[name]
+
+
+@pytest.mark.parametrize("size", ["small", "base", "large"])
+def test_moment_is_asked_for_at_its_revision(monkeypatch, size):
+    asked = []
+
+    class Pipeline:
+        @staticmethod
+        def from_pretrained(name, *, revision, **options):
+            asked.append((name, revision))
+            raise OSError("offline")
+
+    monkeypatch.setitem(sys.modules, "momentfm", types.SimpleNamespace(MOMENTPipeline=Pipeline))
+    with pytest.raises(
+        Blocked, match=f"MOMENT-1-{size}@[0-9a-f]{{40}} is not in the local Hugging Face cache"
+    ):
+        paper_scale.moment(f"moment_{size}")
+    ((name, found),) = asked
+    assert found == REVISIONS[name]
 
 
 def test_models_are_asked_for_at_their_revision(monkeypatch):
